@@ -1,0 +1,112 @@
+"""edgevision: take a trained vision model to an edge board and keep cameras running through it.
+
+    import edgevision
+
+    model = edgevision.load("model.edge")
+    with edgevision.open_source("street.mp4") as source:
+        for frame in source:
+            detections = model(frame)
+
+Importing this package loads numpy and nothing heavier; the rest loads at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgevision.bundle import Bundle
+    from edgevision.errors import (
+        BuildError,
+        BundleError,
+        CalibrationError,
+        DatasetError,
+        DependencyError,
+        EdgeVisionError,
+        ModelError,
+        SessionError,
+        SinkError,
+        SourceError,
+        UnknownFamilyError,
+        UsageError,
+    )
+    from edgevision.frame import Frame
+    from edgevision.manifest import Manifest
+    from edgevision.model import Model, load
+    from edgevision.pipeline import run_pipeline
+    from edgevision.results import Detections, SegmentationMap
+    from edgevision.sinks import open_sink
+    from edgevision.sources import open_source
+
+__version__ = "0.1.0"
+
+_HOME = {
+    **dict.fromkeys(("Bundle",), "bundle"),
+    **dict.fromkeys(("Frame",), "frame"),
+    **dict.fromkeys(("Manifest",), "manifest"),
+    **dict.fromkeys(("Model", "load"), "model"),
+    **dict.fromkeys(("run_pipeline",), "pipeline"),
+    **dict.fromkeys(("Detections", "SegmentationMap"), "results"),
+    **dict.fromkeys(("open_sink",), "sinks"),
+    **dict.fromkeys(("open_source",), "sources"),
+    **dict.fromkeys(
+        (
+            "BuildError",
+            "BundleError",
+            "CalibrationError",
+            "DatasetError",
+            "DependencyError",
+            "EdgeVisionError",
+            "ModelError",
+            "SessionError",
+            "SinkError",
+            "SourceError",
+            "UnknownFamilyError",
+            "UsageError",
+        ),
+        "errors",
+    ),
+}
+
+__all__ = [
+    "BuildError",
+    "Bundle",
+    "BundleError",
+    "CalibrationError",
+    "DatasetError",
+    "DependencyError",
+    "Detections",
+    "EdgeVisionError",
+    "Frame",
+    "Manifest",
+    "Model",
+    "ModelError",
+    "SegmentationMap",
+    "SessionError",
+    "SinkError",
+    "SourceError",
+    "UnknownFamilyError",
+    "UsageError",
+    "__version__",
+    "load",
+    "open_sink",
+    "open_source",
+    "run_pipeline",
+]
+
+# In a checkout the export and calibration stages live in top-level folders; an installed package has them inside.
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "pyproject.toml").is_file() and (_checkout / "export").is_dir():
+    __path__.append(str(_checkout))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'edgevision' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"edgevision.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,136 @@
+"""A thin working view of an ONNX model: who makes a tensor, who reads it, its constant value, its shape.
+
+The protobuf stays the single truth; the view is an index over it. Passes edit `graph.proto` and call `reindex()`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+
+class Graph:
+    """An ONNX model with indices.
+
+    Attributes:
+        model: the protobuf.
+        producer: tensor name -> the node that makes it.
+        consumers: tensor name -> the nodes that read it.
+        constants: tensor name -> value, for initialisers and Constant nodes. Do not write into the arrays.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.reindex()
+
+    @property
+    def proto(self) -> onnx.GraphProto:
+        """The graph inside the model."""
+        return self.model.graph
+
+    @property
+    def nodes(self) -> Iterator[onnx.NodeProto]:
+        """Nodes in their stored (topological) order."""
+        return iter(self.proto.node)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the real inputs: initialisers listed as inputs (old exporters) are left out."""
+        initialisers = {t.name for t in self.proto.initializer}
+        return [i.name for i in self.proto.input if i.name not in initialisers]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs, in order."""
+        return [o.name for o in self.proto.output]
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return next(o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx"))
+
+    def reindex(self) -> None:
+        """Rebuild the indices after edits."""
+        self.producer: dict[str, onnx.NodeProto] = {}
+        self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self.constants: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in self.proto.initializer}
+        for node in self.proto.node:
+            for name in node.output:
+                if name:
+                    self.producer[name] = node
+            for name in dict.fromkeys(node.input):
+                if name:
+                    self.consumers[name].append(node)
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+                self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        self._types = {
+            v.name: v.type.tensor_type for v in (*self.proto.value_info, *self.proto.input, *self.proto.output)
+        }
+
+    def infer_shapes(self) -> None:
+        """Run ONNX shape inference over the whole model and reindex.
+
+        Raises:
+            onnx.shape_inference.InferenceError: the graph contradicts itself.
+        """
+        del self.proto.value_info[:]
+        self.model = onnx.shape_inference.infer_shapes(self.model, strict_mode=True, data_prop=True)
+        self.reindex()
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a tensor; None where unknown or not fixed."""
+        if name in self.constants:
+            return self.constants[name].shape
+        tensor = self._types.get(name)
+        if tensor is None or not tensor.HasField("shape"):
+            return None
+        if not all(d.HasField("dim_value") for d in tensor.shape.dim):
+            return None
+        return tuple(d.dim_value for d in tensor.shape.dim)
+
+    def dtype(self, name: str) -> int | None:
+        """ONNX element type (TensorProto.FLOAT, ...) of a tensor; None where unknown."""
+        if name in self.constants:
+            return int(onnx.helper.np_dtype_to_tensor_dtype(self.constants[name].dtype))
+        tensor = self._types.get(name)
+        return tensor.elem_type if tensor is not None and tensor.elem_type else None
+
+    def fresh(self, stem: str) -> str:
+        """A tensor name not in use, starting with `stem`."""
+        taken = self.producer.keys() | self.constants.keys() | self._types.keys()
+        name, number = stem, 1
+        while name in taken:
+            name, number = f"{stem}_{number}", number + 1
+        return name
+
+    def add_constant(self, stem: str, value: NDArray[Any]) -> str:
+        """Store `value` as an initialiser under a fresh name and return the name."""
+        name = self.fresh(stem)
+        self.proto.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.constants[name] = value
+        return name
+
+    def copy(self) -> Graph:
+        """A deep copy to edit."""
+        clone = onnx.ModelProto()
+        clone.CopyFrom(self.model)
+        return Graph(clone)
+
+    def serialize(self) -> bytes:
+        """The model as bytes."""
+        data: bytes = self.model.SerializeToString()
+        return data
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """Value of a node's attribute, or `default`."""
+    for entry in node.attribute:
+        if entry.name == name:
+            return onnx.helper.get_attribute_value(entry)
+    return default

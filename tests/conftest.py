@@ -1,0 +1,20 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real trained models (models/) and labelled pictures (data/) beside the checkout.
+
+    They are too large and too differently licensed to be part of the repository.
+    """
+    if not (_SHARED / "models").is_dir():
+        pytest.skip(f"needs the folder of real models and pictures at {_SHARED}, which is not part of the repository")
+    return _SHARED
