@@ -1,0 +1,49 @@
+# make demo    set-up, then the whole job on the models and the camera that ship with the project
+# make test    set-up, then the test suite
+# make test-all  the suite on every Python 3.10 to 3.13 found
+# make lint    ruff and mypy
+# make bench   the speed claims, measured on this machine
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= dev,tensorrt-rtx
+BIN := $(VENV)/bin
+INTERPRETERS = $(shell scripts/interpreters)
+
+.PHONY: demo test test-all smoke lint bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/edgevision demo --output demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -q $(ARGS)
+
+test-all:
+	@test -n "$(INTERPRETERS)" || { echo "no Python 3.10 to 3.13 found"; exit 1; }
+	@set -e; for python in $(INTERPRETERS); do \
+		echo "== $$python"; \
+		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$(basename $$python); \
+	done
+
+# The quick part of the suite, on the oldest interpreter found.
+smoke:
+	@test -n "$(INTERPRETERS)" || { echo "no Python 3.10 to 3.13 found"; exit 1; }
+	@$(MAKE) --no-print-directory test PYTHON=$(firstword $(INTERPRETERS)) VENV=.venv-$(notdir $(firstword $(INTERPRETERS))) ARGS="-m smoke"
+
+# mypy reads an installed copy, where export/ and calibration/ are subpackages.
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(BIN)/pip install --quiet --no-deps --target build/typecheck .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks
+
+$(VENV)/.installed: pyproject.toml scripts/set-up
+	scripts/set-up "$(PYTHON)" "$(VENV)" "$(EXTRAS)"
+	@touch $@
+
+clean:
+	rm -rf build dist demo .venv .venv-* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
