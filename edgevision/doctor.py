@@ -8,7 +8,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,11 +49,7 @@ def examine() -> list[Finding]:
 
 
 def _python() -> Iterator[Finding]:
-    version = platform.python_version()
-    if sys.version_info < (3, 10):
-        yield Finding("Python", PROBLEM, version, "install Python 3.10 or newer (JetPack 6 has 3.10, JetPack 7 has 3.12)")
-    else:
-        yield Finding("Python", OK, f"{version} on {platform.machine()}")
+    yield Finding("Python", OK, f"{platform.python_version()} on {platform.machine()}")
 
 
 def _machine() -> Iterator[Finding]:
@@ -79,7 +74,7 @@ def _package(module: str, distribution: str, extra: str, purpose: str) -> Iterat
         yield Finding(distribution, ABSENT, f"{purpose}: not installed ({error})", f'pip install "edgevision[{extra}]"')
         return
     except ImportError as error:
-        yield Finding(distribution, PROBLEM, f"{purpose}: installed but does not load: {error}", f"reinstall {distribution}")
+        yield Finding(distribution, PROBLEM, f"{purpose}: does not load: {error}", f"reinstall {distribution}")
         return
     version = getattr(loaded, "__version__", None) or importlib.metadata.version(distribution)
     yield Finding(distribution, OK, f"{version}, for {purpose}")
@@ -94,7 +89,7 @@ def _opencv() -> Iterator[Finding]:
         lines = cv2.getBuildInformation().splitlines()
         built_in = {name: any(name in line and "YES" in line for line in lines) for name in ("GStreamer", "FFMPEG")}
         detail = ", ".join(f"{name} {'yes' if present else 'no'}" for name, present in built_in.items())
-        yield Finding("OpenCV video input", OK, f"{detail} (cameras and files are read with PyAV, so neither is needed)")
+        yield Finding("OpenCV video input", OK, f"{detail} (not needed: PyAV reads cameras and files)")
 
 
 def _packages() -> Iterator[Finding]:
@@ -126,7 +121,9 @@ def _nvidia() -> Iterator[Finding]:
     try:
         tensorrt = importlib.import_module("tensorrt")
     except ImportError as error:
-        remedy = "on a Jetson it comes with JetPack: sudo apt-get install python3-libnvinfer; elsewhere: pip install tensorrt"
+        remedy = (
+            "on a Jetson: sudo apt-get install python3-libnvinfer (part of JetPack); elsewhere: pip install tensorrt"
+        )
         yield Finding("TensorRT", ABSENT, f"not importable ({error})", remedy)
     else:
         yield Finding("TensorRT", OK, str(tensorrt.__version__))
@@ -142,7 +139,7 @@ def _storage() -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=nearest):
             free = shutil.disk_usage(nearest).free
     except OSError as error:
-        yield Finding("cache folder", PROBLEM, f"{folder}: {error}", f"make it writable, or set XDG_CACHE_HOME: {folder}")
+        yield Finding("cache folder", PROBLEM, f"{folder}: {error}", "make it writable, or set XDG_CACHE_HOME")
     else:
         short = free < _GIB
         remedy = "free some space: bundles and engines take 10 to 200 MB each" if short else ""

@@ -35,7 +35,11 @@ class SyntheticDataset:
 
 
 def write_dataset(
-    folder: Path, seeds: Sequence[int], frames_per_seed: int, size_wh: tuple[int, int] = (1280, 720), quiet: bool = False
+    folder: Path,
+    seeds: Sequence[int],
+    frames_per_seed: int,
+    size_wh: tuple[int, int] = (1280, 720),
+    quiet: bool = False,
 ) -> SyntheticDataset:
     """Render `frames_per_seed` frames of each scene with their boxes and masks into `folder`.
 
@@ -58,17 +62,9 @@ def write_dataset(
                     name = f"{seed:05d}_{step:02d}.png"
                     image_id = len(records) + 1
                     records.append({"id": image_id, "file_name": name, "width": size_wh[0], "height": size_wh[1]})
-                    for (x, y, w, h), class_id in zip(xyxy_to_xywh(frame.xyxy).tolist(), frame.class_id.tolist(), strict=True):
-                        boxes.append(
-                            {
-                                "id": len(boxes) + 1,
-                                "image_id": image_id,
-                                "category_id": class_id + 1,
-                                "bbox": [x, y, w, h],
-                                "area": w * h,
-                                "iscrowd": 0,
-                            }
-                        )
+                    for box, class_id in zip(xyxy_to_xywh(frame.xyxy).tolist(), frame.class_id.tolist(), strict=True):
+                        boxes.append({"id": len(boxes) + 1, "image_id": image_id, "category_id": class_id + 1})
+                        boxes[-1] |= {"bbox": box, "area": box[2] * box[3], "iscrowd": 0}
                     _write_png(images / name, frame.image)
                     _write_png(masks / name, frame.class_map)
                     progress.update()
