@@ -24,9 +24,10 @@ def random_view(rng: np.random.Generator, size_wh: tuple[int, int]) -> npt.NDArr
         [[zoom, 0.0, zoom * (0.5 - left) - 0.5], [0.0, zoom, zoom * (0.5 - top) - 0.5]],
         np.float32,
     )
-    if rng.random() < 0.5:
-        matrix[0] = -matrix[0]
-        matrix[0, 2] += width - 1
+    for axis, last in enumerate((width - 1, height - 1)):
+        if rng.random() < 0.5:  # seen from above, upside down is as likely as any other heading
+            matrix[axis] = -matrix[axis]
+            matrix[axis, 2] += last
     return matrix
 
 
