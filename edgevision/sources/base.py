@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, TypeVar
 
 from edgevision.frame import Frame
+
+_MAX_NOTES = 100
+AnySource = TypeVar("AnySource")
 
 
 @dataclass
 class SourceStatus:
-    """Running facts of one source, for reports.
+    """Running facts of one source, for reports. Written by the one thread that reads the source.
+
+    At every moment `captured` is what was yielded plus the sum of `dropped`, but for a frame being handed over.
 
     Attributes:
-        uri: as the user gave it.
+        uri: as the user gave it, a password hidden.
+        source_id: the source's name, unique within a pipeline; every frame carries it.
         state: `opening`, `live`, `ended` or `failed`.
         captured: frames that reached us, delivered or dropped.
-        dropped: cause -> number of frames captured but never delivered (`replaced`, `too_old`, `decode_error`, ...).
+        dropped: cause -> number of frames captured but never delivered: `replaced` by a newer one, `decode_error`,
+            `stopped` because the source was closed.
         reconnects: times the source was reopened.
         notes: problems met, in words, each naming file and place; at most 100 are kept.
     """
 
     uri: str
+    source_id: str = ""
     state: str = "opening"
     captured: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -32,8 +41,29 @@ class SourceStatus:
     def drop(self, cause: str, note: str = "") -> None:
         """Count one frame as lost to `cause`."""
         self.dropped[cause] = self.dropped.get(cause, 0) + 1
-        if note and len(self.notes) < 100:
-            self.notes.append(note)
+        if note:
+            self.note(note)
+
+    def note(self, text: str) -> None:
+        """Keep a problem that cost no frame, or whose frames are counted elsewhere."""
+        if len(self.notes) < _MAX_NOTES:
+            self.notes.append(text)
+
+
+class ClosesOnExit:
+    """`with` support for whatever has a `close`."""
+
+    def __enter__(self: AnySource) -> AnySource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free everything; may be called twice."""
+        raise NotImplementedError
 
 
 class Source(Protocol):
@@ -59,11 +89,17 @@ class Source(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Frame]:
-        """Frames until the end of the source.
+        """Frames until the end of the source. To be iterated once.
 
         Raises:
             SourceError: the source broke (damage that loses frames is counted in `status` instead).
         """
         ...
+
+    def __enter__(self: AnySource) -> AnySource: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
     def close(self) -> None: ...

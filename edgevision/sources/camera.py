@@ -1,0 +1,50 @@
+"""USB and other cameras with a Linux video device."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from edgevision.errors import SourceError, UsageError
+from edgevision.sources.base import Source, SourceStatus
+from edgevision.sources.decoding import Decoder
+from edgevision.sources.live import LiveSource
+
+UNDERSTANDS = "a USB camera: 0 or v4l2:///dev/video0 (?size=1280x720&fps=30&format=mjpeg, where the camera offers it)"
+_OPTIONS = {"size": "video_size", "fps": "framerate", "format": "input_format"}
+
+
+def claims(uri: str) -> bool:
+    return uri.isdecimal() or uri.startswith(("v4l2:", "/dev/video"))
+
+
+def make(uri: str, status: SourceStatus, timeout_s: float) -> Source:
+    """
+    Raises:
+        SourceError: there is no such device, or it cannot be opened.
+        UsageError: not of the form above.
+    """
+    location, _, query = uri.removeprefix("v4l2://").partition("?")
+    device = Path(f"/dev/video{location}" if location.isdecimal() else location)
+    given = dict(parse_qsl(query))
+    if not re.fullmatch(r"/dev/(video\d+|v4l/.+)", str(device)) or not set(given) <= set(_OPTIONS):
+        raise UsageError(f"camera {uri!r} is not of the form {UNDERSTANDS}")
+    if not device.exists():
+        found = sorted(str(path) for path in Path("/dev").glob("video*"))
+        raise SourceError(
+            f"camera {device} does not exist; "
+            + (f"this machine has {', '.join(found)}" if found else "this machine has no /dev/video*: plug one in")
+            + " (list them with: v4l2-ctl --list-devices)"
+        )
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise SourceError(
+            f"camera {device} may not be used by this user; run: sudo usermod -aG video $USER, and log in again"
+        )
+    options = {_OPTIONS[key]: value for key, value in given.items()}
+    return LiveSource(
+        lambda: Decoder(str(device), status, live=True, timeout_s=timeout_s, container_format="v4l2", options=options),
+        status,
+        timeout_s,
+    )

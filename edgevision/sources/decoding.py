@@ -1,0 +1,182 @@
+"""Video decoding through PyAV, with every lost frame counted: what files, network streams and USB cameras share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevision.errors import SourceError
+from edgevision.frame import Frame
+from edgevision.optional import require
+from edgevision.sources.base import SourceStatus
+
+MAX_PIXELS = 1 << 26
+"""Larger frames are refused: 8192x8192."""
+
+
+class Decoder:
+    """The first video stream of a container, decoded in one thread. Opened, read and closed by that thread.
+
+    Damage is never passed on: a frame that the decoder had to patch up is dropped as `decode_error`, where OpenCV
+    would deliver it grey. A change of size in mid-stream is followed.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        status: SourceStatus,
+        *,
+        live: bool,
+        timeout_s: float | None = None,
+        container_format: str | None = None,
+        options: dict[str, str] | None = None,
+    ) -> None:
+        """Open `location` and find out what is in it.
+
+        Args:
+            timeout_s: limit for opening and for each read; None where reading cannot block.
+            options: FFmpeg's, for the container.
+
+        Raises:
+            SourceError: it cannot be opened, holds no video, or its frames are too large.
+        """
+        self._av = require("av", "reading video")
+        self.status, self._live, self._timeout_s = status, live, timeout_s
+        try:
+            self._container = self._av.open(
+                location, format=container_format, container_options=options or {}, timeout=timeout_s
+            )
+        except self._av.FFmpegError as error:
+            raise SourceError(f"{status.uri} cannot be opened: {self._reason(error)}") from error
+        try:
+            self._stream = self._prepare()
+        except SourceError:
+            self.close()
+            raise
+
+    def _prepare(self) -> Any:
+        if not self._container.streams.video:
+            raise SourceError(f"{self.status.uri} holds no video, only {len(self._container.streams)} other stream(s)")
+        stream = self._container.streams.video[0]
+        codec = stream.codec_context
+        if codec is None:
+            raise SourceError(f"{self.status.uri}: this PyAV has no decoder for its video; convert it to H.264")
+        if codec.width * codec.height > MAX_PIXELS:
+            raise SourceError(
+                f"{self.status.uri}: its frames are {codec.width}x{codec.height}, the limit is {MAX_PIXELS} pixels"
+            )
+        # Every further decoder thread holds back one frame (33 ms at 30 fps), and at the end of a cut file loses it.
+        codec.thread_count = 1
+        codec.options = {"max_pixels": str(MAX_PIXELS), **({"flags": "low_delay"} if self._live else {})}
+        return stream
+
+    @property
+    def fps(self) -> float | None:
+        """Nominal frame rate; None where the container states none."""
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        return float(rate) if rate else None
+
+    @property
+    def frame_count(self) -> int | None:
+        """Number of frames that the container declares, or that its duration and rate suggest."""
+        if self._stream.frames:
+            return int(self._stream.frames)
+        if self._container.duration and self.fps:
+            return int(self._container.duration / self._av.time_base * self.fps + 0.5)
+        return None
+
+    def frames(self) -> Iterator[Frame]:
+        """Decode to the end.
+
+        Raises:
+            SourceError: reading failed, timed out, or ended before what the container declares.
+        """
+        status, stream = self.status, self._stream
+        packets = self._container.demux(stream)
+        packet_count, last_s = 0, 0.0
+        while True:
+            asked = time.monotonic()
+            try:
+                packet = next(packets, None)
+            except self._av.FFmpegError as error:
+                raise SourceError(
+                    f"{status.uri}: reading failed after {status.captured} frames: {self._reason(error)}"
+                ) from error
+            # After its own timeout FFmpeg may still hand out what it held: a stale frame, and another full wait.
+            if self._timeout_s and time.monotonic() - asked > self._timeout_s:
+                raise SourceError(f"{status.uri}: no data within {self._timeout_s:g} s, after {status.captured} frames")
+            if packet is None:
+                break
+            arrived_ns = time.monotonic_ns()
+            if packet.pts is not None and packet.time_base is not None:
+                last_s = max(last_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            yield from self._decoded(packet, packet_count, arrived_ns)
+            packet_count += bool(packet.size)
+        self._check_complete(packet_count, last_s)
+
+    def _decoded(self, packet: Any, index: int, arrived_ns: int) -> Iterator[Frame]:
+        status = self.status
+        try:
+            pictures = packet.decode()
+        except self._av.FFmpegError as error:
+            self._lose(index, f"cannot be decoded ({error.strerror})")
+            return
+        for picture in pictures:
+            if picture.is_corrupt:
+                self._lose(status.captured, "is damaged")
+                continue
+            status.captured += 1
+            yield Frame(
+                self._bgr(picture),
+                status.captured - 1,
+                status.source_id,
+                arrived_ns if self._live else time.monotonic_ns(),
+                None if self._live else picture.time,
+            )
+
+    def _lose(self, index: int, what: str) -> None:
+        self.status.captured += 1
+        self.status.drop("decode_error", f"{self.status.uri}: frame {index} {what}")
+
+    @staticmethod
+    def _bgr(picture: Any) -> NDArray[np.uint8]:
+        image: NDArray[np.uint8] = picture.to_ndarray(format="bgr24")
+        if picture.rotation:  # a telephone held upright; degrees anticlockwise
+            image = np.ascontiguousarray(np.rot90(image, round(picture.rotation / 90)))
+        return image
+
+    def _check_complete(self, packet_count: int, last_s: float) -> None:
+        """FFmpeg ends quietly where a file was cut. Fewer packets than declared can also come from an edit list;
+        then the declared duration is reached all the same."""
+        status, stream = self.status, self._stream
+        if self._live:
+            raise SourceError(f"{status.uri}: the stream ended after {status.captured} frames; is the camera still on?")
+        if stream.frames and stream.duration and packet_count < stream.frames:
+            declared_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+            if last_s < declared_s - 1.5 / (self.fps or 25.0):
+                raise SourceError(
+                    f"{status.uri} is cut short: it ends at frame {status.captured} ({last_s:.2f} s), its header "
+                    f"promises {stream.frames} frames ({declared_s:.2f} s); copy it again"
+                )
+        elif not stream.frames and self._container.duration:
+            declared_s = self._container.duration / self._av.time_base
+            if last_s < 0.95 * declared_s - 1.0:
+                status.note(
+                    f"{status.uri}: its video ends at {last_s:.2f} s, its header promises {declared_s:.2f} s; "
+                    "it may be cut short"
+                )
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, self._av.error.ExitError):
+            return f"no answer within {self._timeout_s:g} s"
+        if isinstance(error, self._av.error.InvalidDataError):
+            return "its data are no video that FFmpeg knows, or incomplete (a recording that was never finished?)"
+        return str(getattr(error, "strerror", None) or error)
+
+    def close(self) -> None:
+        """Free the container; may be called twice."""
+        self._container.close()
