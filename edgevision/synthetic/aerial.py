@@ -8,13 +8,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevision.errors import UsageError
 from edgevision.synthetic.camera import Camera
-from edgevision.synthetic.cast import CAR, PAD, PERSON, TRUCK, Cast
+from edgevision.synthetic.cast import Cast
+from edgevision.synthetic.casting import CAR, PAD, PERSON, TRUCK
+from edgevision.synthetic.compositing import Visible, hide_overlaps, lay_body, lay_shadow, places
 from edgevision.synthetic.effects import Effects
-from edgevision.synthetic.ground import VEGETATION, Ground
+from edgevision.synthetic.ground import Ground
 from edgevision.synthetic.layout import draw_plan
 from edgevision.synthetic.palette import draw_palette
-from edgevision.synthetic.sprites import Sprite
 from edgevision.synthetic.terrain import build_terrain
 
 DETECTION_CLASSES: tuple[str, ...] = ("car", "truck", "person", "landing_pad")
@@ -30,6 +32,7 @@ SEGMENTATION_CLASSES: tuple[str, ...] = (
 _LABEL = {CAR: 4, TRUCK: 4, PERSON: 5, PAD: 6}
 _VISIBLE_SHARE = 0.35
 _MIN_SIDE = 14.0
+_REACH = 170  # how far an object and its shadow extend at most, pixels at 1280x720
 
 
 @dataclass(frozen=True)
@@ -49,17 +52,6 @@ class AerialFrame:
     class_map: NDArray[np.uint8] | None
 
 
-@dataclass(frozen=True)
-class _Visible:
-    """An object in a frame: its visible pixels as a mask placed at (x, y)."""
-
-    class_id: int
-    x: int
-    y: int
-    mask: NDArray[np.uint8]
-    full_area: float
-
-
 class AerialScene:
     """One world and one flight over it; see ``render``.
 
@@ -74,10 +66,17 @@ class AerialScene:
     Shadows do not count.
     """
 
-    def __init__(
-        self, seed: int, size_wh: tuple[int, int] = (1280, 720), fps: float = 30.0
-    ) -> None:
-        """Build the world of ``seed``."""
+    def __init__(self, seed: int, size_wh: tuple[int, int] = (1280, 720), fps: float = 30.0) -> None:
+        """Build the world of ``seed`` (not negative).
+
+        Raises:
+            UsageError: for a negative seed, a size below 16x16 or a rate that is not above zero.
+        """
+        if seed < 0 or min(size_wh) < 16 or not fps > 0:
+            raise UsageError(
+                f"a scene of seed {seed}, size {size_wh[0]}x{size_wh[1]} and {fps} frames/s: "
+                "give a seed of at least 0, a size of at least 16x16 and a rate above 0"
+            )
         self._size_wh = (int(size_wh[0]), int(size_wh[1]))
         self._fps = float(fps)
 
@@ -86,34 +85,43 @@ class AerialScene:
 
         palette = draw_palette(stream(0))
         plan = draw_plan(stream(1), palette.urban)
-        terrain = build_terrain(Ground(stream(2), palette), plan)
+        ground = Ground(stream(2), palette)
+        spots = build_terrain(ground, plan)
         self._camera = Camera(stream(3), self._size_wh)
         scale = self._camera.scale
-        self._cast = Cast(stream(4), terrain.ground, plan, terrain.spots, 1.2 * scale)
+        self._cast = Cast(stream(4), ground, plan, spots, 1.2 * scale)
         self._effects = Effects(stream(5), self._size_wh, scale)
         self._sun = np.asarray(palette.sun)
         # A world of half the resolution for pictures of half the size, and so on: a warp that
         # shrinks further than that would alias.
         level = max(0, int(np.floor(np.log2(1 / scale) + 1e-9)))
         step = 2**level
-        side = terrain.image.shape[0] // step
-        self._world = np.asarray(cv2.resize(terrain.image, (side, side), interpolation=cv2.INTER_AREA)) if level else terrain.image
-        self._labels = np.ascontiguousarray(terrain.labels[step // 2 :: step, step // 2 :: step])
+        side = ground.image.shape[0] // step
+        world = ground.image
+        if level:
+            world = cv2.resize(world, (side, side), interpolation=cv2.INTER_AREA)
+        # Four channels, because OpenCV warps those almost twice as fast as three.
+        self._world = np.asarray(cv2.cvtColor(world, cv2.COLOR_BGR2BGRA))
+        self._labels = np.ascontiguousarray(ground.labels[step // 2 :: step, step // 2 :: step])
         # From texels of that world to ground units.
         self._texel = np.array([[step, 0, (step - 1) / 2], [0, step, (step - 1) / 2], [0, 0, 1]])
 
     def render(self, frame_index: int, *, with_class_map: bool = False) -> AerialFrame:
-        """Render one frame."""
+        """Render one frame.
+
+        Args:
+            frame_index: from 0; the time is ``frame_index / fps`` seconds.
+            with_class_map: also make the class map, which takes a little longer.
+        """
         time_s = frame_index / self._fps
         view = self._camera.view(time_s)
         from_world = view @ self._texel
-        image = np.asarray(cv2.warpAffine(self._world, from_world, self._size_wh, flags=cv2.INTER_LINEAR))
+        image = cv2.warpAffine(self._world, from_world, self._size_wh, flags=cv2.INTER_LINEAR)
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR))
         objects = self._draw_objects(image, view, from_world, time_s)
         class_map = None
         if with_class_map:
-            class_map = np.asarray(
-                cv2.warpAffine(self._labels, from_world, self._size_wh, flags=cv2.INTER_NEAREST)
-            )
+            class_map = np.asarray(cv2.warpAffine(self._labels, from_world, self._size_wh, flags=cv2.INTER_NEAREST))
             for thing in objects:
                 h, w = thing.mask.shape
                 part = class_map[thing.y : thing.y + h, thing.x : thing.x + w]
@@ -128,72 +136,42 @@ class AerialScene:
         view: NDArray[np.float64],
         from_world: NDArray[np.float64],
         time_s: float,
-    ) -> list[_Visible]:
+    ) -> list[Visible]:
+        """Draw all objects in view over ``image``, in order; returns those that left a mark."""
         poses = self._cast.poses(time_s)
-        px = view[0, 0] * poses.x + view[0, 1] * poses.y + view[0, 2]
-        py = view[1, 0] * poses.x + view[1, 1] * poses.y + view[1, 2]
-        margin = 170 * self._camera.scale
-        w, h = self._size_wh
-        near = (px > -margin) & (py > -margin) & (px < w + margin) & (py < h + margin)
-        area_gain = float(abs(np.linalg.det(view[:, :2])))
-        drawn: list[_Visible] = []
-        for k in self._cast.order:
-            if not near[k]:
-                continue
-            sprite = self._cast.phase(k, float(poses.travelled[k]))
-            turn = np.array([[poses.cos[k], -poses.sin[k]], [poses.sin[k], poses.cos[k]]])
-            linear = view[:, :2] @ turn / np.asarray(sprite.resolution)
-            offset = view[:, :2] @ self._sun * sprite.height
-            self._lay(image, sprite.shadow, linear, (px[k] + offset[0], py[k] + offset[1]), None)
-            found = self._lay(image, sprite.bgra, linear, (px[k], py[k]), from_world)
-            if found is not None:
-                x, y, mask = found
-                drawn.append(_Visible(self._cast.actors[k].class_id, x, y, mask, sprite.area * area_gain))
+        zoom = view[:, :2]
+        at = np.stack([poses.x, poses.y], 1) @ zoom.T + view[:, 2]
+        margin = _REACH * self._camera.scale
+        near = ((at > -margin) & (at < np.asarray(self._size_wh) + margin)).all(1)
+        seen = [k for k in self._cast.order if near[k]]
+        if not seen:
+            return []
+        sprites = [self._cast.phase(k, float(poses.travelled[k])) for k in seen]
+        cos, sin = poses.cos[seen], poses.sin[seen]
+        turn = np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)], 1)
+        linear = zoom @ turn / np.array([sprite.resolution for sprite in sprites])[:, None]
+        height = np.array([sprite.height for sprite in sprites])
+        centre, away = at[seen], height[:, None] * (zoom @ self._sun)
+        bodies = places(linear, centre, [sprite.bgra for sprite in sprites], self._size_wh)
+        shadows = places(linear, centre + away, [s.shadow for s in sprites], self._size_wh)
+        area_gain = float(abs(np.linalg.det(zoom)))
+        drawn: list[Visible] = []
+        for i, (k, sprite) in enumerate(zip(seen, sprites, strict=True)):
+            lay_shadow(image, sprite, shadows.matrix[i], shadows.rect[i])
+            rect = bodies.rect[i]
+            mask = lay_body(image, sprite, bodies.matrix[i], rect, self._labels, from_world)
+            if mask is not None:
+                class_id = self._cast.actors[k].class_id
+                drawn.append(Visible(class_id, rect[0], rect[1], mask, sprite.area * area_gain))
+        hide_overlaps(drawn)
         return drawn
 
-    def _lay(
-        self,
-        image: NDArray[np.uint8],
-        bgra: NDArray[np.uint8],
-        linear: NDArray[np.float64],
-        centre: tuple[float, float],
-        from_world: NDArray[np.float64] | None,
-    ) -> tuple[int, int, NDArray[np.uint8]] | None:
-        """Warp a sprite into the picture, under the vegetation where ``from_world`` is given.
-
-        Returns the place and mask of the pixels that it covers by at least half.
-        """
-        h, w = bgra.shape[:2]
-        half = np.abs(linear) @ [w / 2, h / 2]
-        x0, y0 = max(0, int(centre[0] - half[0])), max(0, int(centre[1] - half[1]))
-        x1 = min(image.shape[1], int(centre[0] + half[0]) + 2)
-        y1 = min(image.shape[0], int(centre[1] + half[1]) + 2)
-        if x1 <= x0 or y1 <= y0:
-            return None
-        size = (x1 - x0, y1 - y0)
-        start = np.asarray(centre) - [x0, y0] - linear @ [(w - 1) / 2, (h - 1) / 2]
-        patch = cv2.warpAffine(bgra, np.column_stack([linear, start]), size, flags=cv2.INTER_LINEAR)
-        if from_world is not None:
-            local = from_world.copy()
-            local[:, 2] -= [x0, y0]
-            labels = cv2.warpAffine(self._labels, local, size, flags=cv2.INTER_NEAREST)
-            canopy = cv2.compare(labels, VEGETATION, cv2.CMP_EQ)
-            if cv2.countNonZero(canopy):
-                patch = cv2.bitwise_and(patch, patch, mask=cv2.bitwise_not(canopy))
-        alpha = cv2.extractChannel(patch, 3)
-        target = image[y0:y1, x0:x1]
-        cv2.multiply(target, cv2.cvtColor(cv2.bitwise_not(alpha), cv2.COLOR_GRAY2BGR), target, 1 / 255)
-        cv2.add(target, cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR), target)
-        return x0, y0, np.asarray(cv2.compare(alpha, 127, cv2.CMP_GT))
-
-    def _list(self, objects: list[_Visible]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _list(self, objects: list[Visible]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Boxes and classes of the objects that are visible enough."""
         boxes: list[tuple[int, int, int, int]] = []
         class_ids: list[int] = []
         smallest = _MIN_SIDE * self._camera.scale
-        for k, thing in enumerate(objects):
-            for later in objects[k + 1 :]:
-                _hide(thing, later)
+        for thing in objects:
             x, y, w, h = cv2.boundingRect(thing.mask)
             if min(w, h) < smallest:
                 continue
@@ -203,16 +181,3 @@ class AerialScene:
             boxes.append((x, y, x + w, y + h))
             class_ids.append(thing.class_id)
         return np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(class_ids, np.int64)
-
-
-def _hide(thing: _Visible, later: _Visible) -> None:
-    """Take from an object's mask what a later one covers."""
-    x0, y0 = max(thing.x, later.x), max(thing.y, later.y)
-    x1 = min(thing.x + thing.mask.shape[1], later.x + later.mask.shape[1])
-    y1 = min(thing.y + thing.mask.shape[0], later.y + later.mask.shape[0])
-    if x0 < x1 and y0 < y1:
-        under = thing.mask[y0 - thing.y : y1 - thing.y, x0 - thing.x : x1 - thing.x]
-        over = later.mask[y0 - later.y : y1 - later.y, x0 - later.x : x1 - later.x]
-        under[over > 0] = 0
-
-

@@ -7,12 +7,7 @@ from numpy.typing import NDArray
 
 from edgevision.synthetic.ground import BUILDING, Ground, rectangle
 from edgevision.synthetic.layout import Points
-from edgevision.synthetic.palette import Colour
-
-
-def _lit(colour: Colour, light: float) -> Colour:
-    b, g, r = (int(np.clip(c * light, 0, 255)) for c in colour)
-    return b, g, r
+from edgevision.synthetic.palette import Colour, lit, pick
 
 
 class Building:
@@ -44,15 +39,16 @@ class Building:
 
     def _to_world(self, local: object) -> Points:
         c, s = np.cos(self._angle), np.sin(self._angle)
-        return np.asarray(local, np.float64) @ np.array([[c, s], [-s, c]]) + self._centre
+        turned = np.asarray(local, np.float64) @ np.array([[c, s], [-s, c]])
+        return np.asarray(turned + self._centre)
 
     def paint(self) -> None:
         ground = self._ground
         palette = ground.palette
-        base = palette.roofs[int(ground.rng.integers(len(palette.roofs)))]
+        base = pick(ground.rng, palette.roofs)
         if palette.season == "snow" and ground.rng.random() < 0.7:
             base = (214, 208, 204)
-        colour = _lit(base, float(ground.rng.uniform(0.85, 1.12)))
+        colour = lit(base, float(ground.rng.uniform(0.85, 1.12)))
         if self._flat:
             self._paint_flat(colour)
         else:
@@ -76,14 +72,14 @@ class Building:
         sun = np.asarray(ground.palette.sun)
         for face, normal in faces:
             facing = -float((self._to_world(normal) - self._centre) @ sun)
-            self._ground.polygon(self._to_world(face), _lit(colour, 1 + 0.32 * facing))
+            self._ground.polygon(self._to_world(face), lit(colour, 1 + 0.32 * facing))
         for row in np.arange(6.0, y, 7.0):
             for side in (-1, 1):
                 span = x - (x - ridge) * (1 - row / y) if hipped else x
                 tiles = self._to_world([(-span, side * row), (span, side * row)])
-                ground.line(tiles, _lit(colour, 0.86))
-        ground.line(self._to_world(ends), _lit(colour, 1.22), 3)
-        ground.line(self._outline(), _lit(colour, 0.7), 2, closed=True)
+                ground.line(tiles, lit(colour, 0.86))
+        ground.line(self._to_world(ends), lit(colour, 1.22), 3)
+        ground.line(self._outline(), lit(colour, 0.7), 2, closed=True)
         if ground.rng.random() < 0.6:
             self._box(self._spot(0.6, 0.25), (14, 14), (70, 84, 120), 16)
         if ground.rng.random() < 0.3:
@@ -92,9 +88,9 @@ class Building:
     def _paint_flat(self, colour: Colour) -> None:
         ground, (length, width) = self._ground, self._size
         rng = ground.rng
-        ground.polygon(self._outline(), _lit(colour, 1.18), BUILDING)
+        ground.polygon(self._outline(), lit(colour, 1.18), BUILDING)
         inner = rectangle(self._centre, (length - 12, width - 12), self._angle)
-        ground.polygon(inner, _lit(colour, 0.72))
+        ground.polygon(inner, lit(colour, 0.72))
         # The parapet's shadow falls inwards on the sunny sides.
         floor = inner + np.clip(np.asarray(ground.palette.sun) * 7, -5, 5)
         low, high = inner.min(0), inner.max(0)
@@ -102,10 +98,10 @@ class Building:
         for _ in range(int(rng.integers(1, 4))):  # seams of the roofing felt
             at = rng.uniform(-0.4, 0.4) * length
             seam = self._to_world([(at, -width / 2 + 8), (at, width / 2 - 8)])
-            ground.line(seam, _lit(colour, 0.9))
+            ground.line(seam, lit(colour, 0.9))
         if self._plain:
             return
-        for _ in range(int(rng.integers(1, 3 + length * width / 12000))):
+        for _ in range(int(rng.integers(1, int(3 + length * width / 12000)))):
             size = (float(rng.uniform(14, 40)), float(rng.uniform(14, 30)))
             self._box(self._spot(0.72, 0.62), size, (168, 170, 172), 10)
         if rng.random() < 0.35:
@@ -115,9 +111,7 @@ class Building:
         u, v = self._ground.rng.uniform(-0.5, 0.5, 2)
         return float(u * along * self._size[0]), float(v * across * self._size[1])
 
-    def _box(
-        self, at: tuple[float, float], size: tuple[float, float], colour: Colour, height: float
-    ) -> None:
+    def _box(self, at: tuple[float, float], size: tuple[float, float], colour: Colour, height: float) -> None:
         """A chimney or an air handler, with its shadow on the roof."""
         ground = self._ground
         centre = self._to_world(at)
@@ -126,7 +120,7 @@ class Building:
         ground.polygon(shadow, (52, 50, 50))
         ground.polygon(box, colour)
         lid = rectangle(centre, (size[0] * 0.6, size[1] * 0.6), self._angle)
-        ground.polygon(lid, _lit(colour, 0.78))
+        ground.polygon(lid, lit(colour, 0.78))
 
     def _panels(self) -> None:
         length, width = self._size

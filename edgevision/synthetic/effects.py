@@ -30,9 +30,7 @@ class Effects:
         self._phase = rng.uniform(0, 2 * np.pi, 4)
         self._seed = int(rng.integers(2**32))
         small = rng.normal(0, 1, (12, 12)).astype(np.float32)
-        sky = cv2.GaussianBlur(
-            cv2.resize(small, (_CLOUDS, _CLOUDS), interpolation=cv2.INTER_CUBIC), (0, 0), 2
-        )
+        sky = cv2.GaussianBlur(cv2.resize(small, (_CLOUDS, _CLOUDS), interpolation=cv2.INTER_CUBIC), (0, 0), 2)
         self._sky = np.clip((sky - sky.min()) / np.ptp(sky), 0, 1).astype(np.float32)
         sigma = float(rng.uniform(1.2, 6.5))
         self._bias = round(3 * sigma)
@@ -50,9 +48,7 @@ class Effects:
             noise[..., channel] = np.clip(np.round(both), 0, 2 * self._bias)
         return noise
 
-    def apply(
-        self, image: NDArray[np.uint8], time_s: float, frame_index: int
-    ) -> NDArray[np.uint8]:
+    def apply(self, image: NDArray[np.uint8], time_s: float, frame_index: int) -> NDArray[np.uint8]:
         """The frame as the sensor delivers it."""
         drift = np.sin(2 * np.pi * time_s / self._slow + self._phase)
         image = self._blur(image, drift)
@@ -92,9 +88,7 @@ class Effects:
             cover = cv2.warpAffine(self._sky, shift, small, borderMode=cv2.BORDER_WRAP)
             gain = gain - self._clouds * cover
         light = cv2.resize(gain.astype(np.uint8), self._size_wh, interpolation=cv2.INTER_LINEAR)
-        return np.asarray(
-            cv2.multiply(image, cv2.cvtColor(light, cv2.COLOR_GRAY2BGR), image, 1 / 255)
-        )
+        return np.asarray(cv2.multiply(image, cv2.cvtColor(light, cv2.COLOR_GRAY2BGR), image, 1 / 255))
 
     def _curve(self, drift: NDArray[np.float64]) -> NDArray[np.uint8]:
         """The (1, 256, 3) look-up table of exposure, white balance, gamma and haze."""
@@ -106,4 +100,4 @@ class Effects:
         # Highlights roll off instead of burning out.
         over = np.maximum(curve - _SHOULDER, 0) / (255 - _SHOULDER)
         curve = np.minimum(curve, _SHOULDER) + (255 - _SHOULDER) * (1 - np.exp(-over)) - self._bias
-        return np.clip(np.round(curve), 0, 255).astype(np.uint8)[None]
+        return np.asarray(np.clip(np.round(curve), 0, 255)[None], np.uint8)

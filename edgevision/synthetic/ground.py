@@ -22,16 +22,14 @@ _STRIP = 512
 
 def fixed(points: Points | Sequence[Sequence[float]], scale: float = 1.0) -> NDArray[np.int32]:
     """Points as cv2 drawing functions take them with ``shift=4``, in pixels whose centres are whole."""
-    return np.round(np.asarray(points, np.float64) * (scale * 2**_SUB)).astype(np.int32)
+    return np.asarray(np.round(np.asarray(points, np.float64) * (scale * 2**_SUB)), np.int32)
 
 
-def rectangle(
-    centre: Sequence[float], size: Sequence[float], angle: float
-) -> NDArray[np.float64]:
+def rectangle(centre: Points | Sequence[float], size: Sequence[float], angle: float) -> NDArray[np.float64]:
     """Corners (4, 2) of a rotated rectangle."""
     half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * np.asarray(size) / 2
     c, s = np.cos(angle), np.sin(angle)
-    return half @ np.array([[c, s], [-s, c]]) + np.asarray(centre)
+    return np.asarray(half @ np.array([[c, s], [-s, c]]) + np.asarray(centre))
 
 
 class Ground:
@@ -131,9 +129,7 @@ class Ground:
 
     def stain(self, points: Points, width: float, strength: int) -> None:
         """Darken a band along a line, as traffic does; ``strength`` 0..255 like a shadow's."""
-        cv2.polylines(
-            self._shade, [fixed(points, 0.5)], False, strength, round(width / 2), cv2.LINE_AA, _SUB
-        )
+        cv2.polylines(self._shade, [fixed(points, 0.5)], False, strength, round(width / 2), cv2.LINE_AA, _SUB)
 
     def apply_shadows(self, softness: float) -> None:
         """Darken the picture by all shadows and stains so far and begin anew."""

@@ -41,13 +41,13 @@ class Traffic:
         turn = turns + 0.5 * axis
         whole = np.floor(turn)
         part = np.minimum((turn - whole) / self.green, 1)
-        return whole + part * part * (3 - 2 * part)
+        return np.asarray(whole + part * part * (3 - 2 * part))
 
 
 def along(line: Points, parameter: NDArray[np.float64]) -> Points:
     """A line resampled at STEPS + 1 even steps of a parameter that grows along it."""
     wanted = np.linspace(parameter[0], parameter[-1], STEPS + 1)
-    return np.stack([np.interp(wanted, parameter, line[:, k]) for k in (0, 1)], 1)
+    return np.asarray(np.stack([np.interp(wanted, parameter, line[:, k]) for k in (0, 1)], 1))
 
 
 def closed_loop(centre: Points, radii: tuple[float, float], wobble: NDArray[np.float64]) -> Points:
@@ -59,7 +59,8 @@ def closed_loop(centre: Points, radii: tuple[float, float], wobble: NDArray[np.f
 
 
 def arc_length(line: Points) -> NDArray[np.float64]:
-    return np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
+    """Distance along a line from its first point to each point, (n,)."""
+    return np.asarray(np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))]))
 
 
 class Lines:

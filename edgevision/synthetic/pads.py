@@ -5,22 +5,33 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevision.synthetic.palette import Colour
+from edgevision.synthetic.palette import Colour, pick
 from edgevision.synthetic.sprites import Canvas, rounded
 
 _WHITE: Colour = (238, 240, 240)
 _YELLOW: Colour = (44, 200, 240)
-_SURFACES: tuple[Colour, ...] = ((92, 92, 90), (120, 120, 118), (70, 66, 64), (96, 112, 84), (84, 78, 120), (150, 110, 60))
-_MATS: tuple[tuple[Colour, Colour], ...] = (((30, 110, 240), _WHITE), ((190, 96, 24), _WHITE), ((40, 210, 240), (40, 40, 42)), ((60, 160, 50), _WHITE))
+_SURFACES: tuple[Colour, ...] = (
+    (92, 92, 90),
+    (120, 120, 118),
+    (70, 66, 64),
+    (96, 112, 84),
+    (84, 78, 120),
+    (150, 110, 60),
+)
+_MATS: tuple[tuple[Colour, Colour], ...] = (
+    ((30, 110, 240), _WHITE),
+    ((190, 96, 24), _WHITE),
+    ((40, 210, 240), (40, 40, 42)),
+    ((60, 160, 50), _WHITE),
+)
 
 
 def _letter(canvas: Canvas, size: float, colour: Colour) -> None:
-    stroke, half, arm = size * 0.17, size * 0.5, size * 0.34
+    stroke, arm = size * 0.17, size * 0.34
     for side in (-1, 1):
         bar = rounded(size, stroke, 0.5, 0.5) + [0, side * arm]
         canvas.polygon(bar, colour)
     canvas.polygon(rounded(stroke, 2 * arm, 0.5, 0.5), colour)
-    del half
 
 
 def _triangle(canvas: Canvas, size: float, colour: Colour) -> None:
@@ -31,18 +42,16 @@ def _triangle(canvas: Canvas, size: float, colour: Colour) -> None:
 def _wear(canvas: Canvas, rng: np.random.Generator) -> None:
     coarse = rng.normal(1, 0.07, (9, 9))
     fine = rng.normal(1, 0.05, (56, 56))
-    h, w = canvas.image.shape[:2]
     spread: NDArray[np.float64] = np.kron(coarse, np.ones((7, 7)))[:56, :56] * fine
-    del h, w
     canvas.modulate(np.clip(spread, 0.7, 1.15))
 
 
-def draw_pad(rng: np.random.Generator) -> tuple[Canvas, float]:
-    """One landing pad: (canvas, side)."""
+def draw_pad(rng: np.random.Generator) -> Canvas:
+    """One landing pad."""
     kind = str(rng.choice(["disc", "square", "mat", "cross"], p=[0.36, 0.3, 0.24, 0.1]))
     # Turned corners reach further, so what has corners is smaller.
     side = float(rng.uniform(92, 162) if kind in ("disc", "mat") else rng.uniform(80, 124))
-    surface = _SURFACES[int(rng.integers(len(_SURFACES)))]
+    surface = pick(rng, _SURFACES)
     mark = _YELLOW if rng.random() < 0.3 else _WHITE
     canvas = Canvas(side + 2, side + 2)
     radius = side / 2
@@ -75,4 +84,4 @@ def draw_pad(rng: np.random.Generator) -> tuple[Canvas, float]:
         _triangle(canvas, side * 0.5, mark)
         _letter(canvas, side * 0.24, mark)
     _wear(canvas, rng)
-    return canvas, side
+    return canvas

@@ -10,6 +10,23 @@ from numpy.typing import NDArray
 Colour = tuple[int, int, int]
 """BGR, 0..255."""
 
+
+def lit(colour: Colour, light: float) -> Colour:
+    """A colour under more or less light."""
+    b, g, r = (int(np.clip(c * light, 0, 255)) for c in colour)
+    return b, g, r
+
+
+def pick(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
+    return colours[int(rng.integers(len(colours)))]
+
+
+def tone(ramp: NDArray[np.uint8], grain: int) -> Colour:
+    """One colour of a ramp."""
+    b, g, r = (int(c) for c in ramp[grain, 0])
+    return b, g, r
+
+
 # Stops of a colour ramp from the darkest to the lightest grain of a material, BGR.
 _GRASS: dict[str, tuple[Colour, ...]] = {
     "lush": ((28, 62, 38), (42, 92, 62), (58, 118, 86), (84, 140, 112)),
@@ -76,7 +93,7 @@ def _ramp(stops: tuple[Colour, ...], tint: NDArray[np.float64]) -> NDArray[np.ui
     at = np.linspace(48, 208, len(stops))
     grain = np.arange(256)
     channels = [np.interp(grain, at, [stop[c] for stop in stops]) * tint[c] for c in range(3)]
-    return np.clip(np.stack(channels, 1), 0, 255).astype(np.uint8).reshape(256, 1, 3)
+    return np.asarray(np.clip(np.stack(channels, 1), 0, 255).reshape(256, 1, 3), np.uint8)
 
 
 def _blend(a: tuple[Colour, ...], b: tuple[Colour, ...], share: float) -> tuple[Colour, ...]:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from edgevision.synthetic.ground import GROUND, ROAD, Ground
 from edgevision.synthetic.layout import LANE, WORLD, Plan, Road
+from edgevision.synthetic.palette import tone
 
 _END = 60.0
 _DASH = (46.0, 58.0)  # painted and bare length of a lane line
@@ -49,13 +50,13 @@ def _lane_centres(road: Road) -> list[float]:
 
 
 def _paint_slabs(ground: Ground, road: Road) -> None:
-    colour = tuple(int(c) for c in ground.palette.pavement[104, 0])
+    colour = tone(ground.palette.pavement, 104)
     joints = np.arange(0.0, WORLD, 27.0)
     for side in (-1, 1):
         near = road.line(joints, side * road.half_width)
         far = road.line(joints, side * (road.half_width + road.sidewalk))
         for joint in np.stack([near, far], 1):
-            ground.line(joint, (colour[0], colour[1], colour[2]))
+            ground.line(joint, colour)
 
 
 def _paint_cracks(ground: Ground, road: Road) -> None:
@@ -68,14 +69,13 @@ def _paint_cracks(ground: Ground, road: Road) -> None:
             lateral = float(np.clip(lateral, width - road.half_width, road.half_width - width))
             near = road.line(np.array([s, s + length]), lateral - width / 2)
             far = road.line(np.array([s + length, s]), lateral + width / 2)
-            shade = ramp[int(rng.choice([76, 168])), 0]
-            ground.polygon(np.concatenate([near, far]), (int(shade[0]), int(shade[1]), int(shade[2])))
+            shade = tone(ramp, int(rng.choice([76, 168])))
+            ground.polygon(np.concatenate([near, far]), shade)
         else:
             steps = np.cumsum(rng.uniform(4, 14, 8))
             wander = np.clip(lateral + np.cumsum(rng.normal(0, 5, 8)), -road.half_width, road.half_width)
             crack = [road.line(np.array([s + d]), float(w))[0] for d, w in zip(steps, wander, strict=True)]
-            dark = ramp[60, 0]
-            ground.line(np.array(crack), (int(dark[0]), int(dark[1]), int(dark[2])))
+            ground.line(np.array(crack), tone(ramp, 60))
 
 
 def _paint_markings(ground: Ground, plan: Plan, road: Road) -> None:
@@ -106,9 +106,7 @@ def _paint_markings(ground: Ground, plan: Plan, road: Road) -> None:
                     _paint_stop(ground, road, s, side, colour)
 
 
-def _paint_stop(
-    ground: Ground, road: Road, s: float, side: int, colour: tuple[int, int, int]
-) -> None:
+def _paint_stop(ground: Ground, road: Road, s: float, side: int, colour: tuple[int, int, int]) -> None:
     """A stop line across the lanes that arrive, and a zebra crossing towards the junction."""
     # Traffic keeps to the right: before the junction (side 1) it arrives on positive laterals.
     line = np.array([6.0, road.half_width - 6]) * side

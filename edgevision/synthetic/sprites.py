@@ -21,7 +21,7 @@ class Sprite:
 
     Attributes:
         bgra: (h, w, 4) uint8; the object looks along +x, its centre is the picture's.
-        shadow: (h', w', 4) uint8, black with coverage, same centre and orientation.
+        shadow: (h', w') uint8, how much light it takes away; same centre and orientation.
         resolution: pixels per ground unit along x and y.
         area: ground units squared that the object covers.
         height: ground units; how far the shadow moves away from the sun.
@@ -34,6 +34,14 @@ class Sprite:
     height: float
 
 
+@dataclass(frozen=True)
+class Actor:
+    """One object of a world; ``sprites`` holds the phases of its walk, or a single picture."""
+
+    class_id: int
+    sprites: tuple[Sprite, ...]
+
+
 class Canvas:
     """Draws in ground units around the object's centre: x ahead, y to the right."""
 
@@ -44,11 +52,9 @@ class Canvas:
     def _points(self, points: Sequence[Sequence[float]] | NDArray[np.float64]) -> NDArray[np.int32]:
         middle = (np.asarray(self._size) - 1) / 2
         pixels = np.asarray(points, np.float64) * _SS + middle
-        return np.round(pixels * 2**_SUB).astype(np.int32)
+        return np.asarray(np.round(pixels * 2**_SUB), np.int32)
 
-    def polygon(
-        self, points: Sequence[Sequence[float]] | NDArray[np.float64], colour: Colour
-    ) -> None:
+    def polygon(self, points: Sequence[Sequence[float]] | NDArray[np.float64], colour: Colour) -> None:
         fill = (*colour, 255)
         cv2.fillPoly(self.image, [self._points(points)], fill, cv2.LINE_AA, _SUB)
 
@@ -61,13 +67,9 @@ class Canvas:
     ) -> None:
         stroke = (*colour, 255)
         thickness = max(1, round(width * _SS))
-        cv2.polylines(
-            self.image, [self._points(points)], closed, stroke, thickness, cv2.LINE_AA, _SUB
-        )
+        cv2.polylines(self.image, [self._points(points)], closed, stroke, thickness, cv2.LINE_AA, _SUB)
 
-    def ellipse(
-        self, centre: Sequence[float], radii: Sequence[float], colour: Colour, angle: float = 0
-    ) -> None:
+    def ellipse(self, centre: Sequence[float], radii: Sequence[float], colour: Colour, angle: float = 0) -> None:
         around = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         c, s = np.cos(angle), np.sin(angle)
         ring = np.stack([np.cos(around) * radii[0], np.sin(around) * radii[1]], 1)
@@ -92,15 +94,12 @@ class Canvas:
             cv2.extractChannel(bgra, 3), margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=0
         )
         soft = cv2.GaussianBlur(cover, (0, 0), max(0.3, softness * resolution))
-        dark = np.zeros((*soft.shape, 4), np.uint8)
-        dark[..., 3] = cv2.convertScaleAbs(soft, alpha=shadow)
+        dark = np.asarray(cv2.convertScaleAbs(soft, alpha=shadow))
         area = float(np.count_nonzero(self.image[..., 3] >= 128)) / _SS**2
         return Sprite(bgra, dark, (across, down), area, height)
 
 
-def rounded(
-    length: float, width: float, front: float, rear: float, taper: float = 0.0
-) -> NDArray[np.float64]:
+def rounded(length: float, width: float, front: float, rear: float, taper: float = 0.0) -> NDArray[np.float64]:
     """Outline of a body with rounded corners of radii ``front`` and ``rear``; the nose tapers."""
     x, y = length / 2, width / 2
     corners = [

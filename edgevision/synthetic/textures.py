@@ -17,7 +17,7 @@ def spectral_noise(rng: np.random.Generator, exponent: float) -> NDArray[np.uint
     frequency = np.hypot(fy, fx)
     frequency[0, 0] = np.inf
     noise = np.fft.irfft2(spectrum * frequency**-exponent, s=(TILE, TILE))
-    return np.clip(noise * (40 / noise.std()) + 128, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(noise * (40 / noise.std()) + 128, 0, 255), np.uint8)
 
 
 class Textures:
@@ -28,17 +28,13 @@ class Textures:
         self._fine = np.tile(spectral_noise(rng, 0.5), (2, 2))
         self._cloudy = np.tile(spectral_noise(rng, 1.5), (2, 2))
 
-    def grain(
-        self, rng: np.random.Generator, size_wh: tuple[int, int], cloudiness: float
-    ) -> NDArray[np.uint8]:
+    def grain(self, rng: np.random.Generator, size_wh: tuple[int, int], cloudiness: float) -> NDArray[np.uint8]:
         """A (h, w) uint8 grain of at most TILE a side at a random offset."""
         width, height = size_wh
         (y0, y1), (x0, x1) = rng.integers(0, TILE, (2, 2))
         fine = self._fine[y0 : y0 + height, x0 : x0 + width]
         cloudy = self._cloudy[y1 : y1 + height, x1 : x1 + width]
-        return np.asarray(
-            cv2.addWeighted(cloudy, cloudiness, fine, 1 - cloudiness, 0), dtype=np.uint8
-        )
+        return np.asarray(cv2.addWeighted(cloudy, cloudiness, fine, 1 - cloudiness, 0), dtype=np.uint8)
 
     def fill(
         self,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edgevision.synthetic.ground import VEGETATION, Ground
 from edgevision.synthetic.layout import Points
-from edgevision.synthetic.palette import Colour
+from edgevision.synthetic.palette import Colour, lit, pick
 
 _SS = 2  # crowns are drawn larger and shrunk, for smooth edges
 
@@ -30,7 +30,7 @@ def _crown(ground: Ground, radius: float, colour: Colour) -> NDArray[np.uint8]:
     sizes = radius * rng.uniform(0.15, 0.3, clumps)
     height = offsets @ toward_light / radius + rng.normal(0, 0.3, clumps) - reach / radius * 0.3
     # Darkest and widest first; what looks at the sun is painted last and brightest.
-    cv2.circle(image, (int(middle), int(middle)), int(radius * 0.72 * _SS), _shade(colour, 0.6), -1)
+    cv2.circle(image, (int(middle), int(middle)), int(radius * 0.72 * _SS), (*lit(colour, 0.6), 255), -1)
     tones = rng.uniform(0.9, 1.1, clumps)
     for k in np.argsort(height):
         at = middle + offsets[k] * _SS
@@ -39,18 +39,13 @@ def _crown(ground: Ground, radius: float, colour: Colour) -> NDArray[np.uint8]:
             brightness = light * tones[k] * (0.95 + 0.3 * float(np.clip(height[k], -1, 1)))
             centre = (int((at[0] + shift[0]) * 16), int((at[1] + shift[1]) * 16))
             radius_px = int(sizes[k] * grow * _SS * 16)
-            cv2.circle(image, centre, radius_px, _shade(colour, brightness), -1, cv2.LINE_AA, 4)
+            cv2.circle(image, centre, radius_px, (*lit(colour, brightness), 255), -1, cv2.LINE_AA, 4)
     grain = ground.textures.grain(rng, (side, side), 0.25)
     light = cv2.convertScaleAbs(grain, alpha=1.3, beta=34)
     image[..., :3] = cv2.multiply(
         np.ascontiguousarray(image[..., :3]), cv2.cvtColor(light, cv2.COLOR_GRAY2BGR), scale=1 / 200
     )
     return np.asarray(cv2.resize(image, (side // _SS, side // _SS), interpolation=cv2.INTER_AREA))
-
-
-def _shade(colour: Colour, light: float) -> tuple[int, int, int, int]:
-    b, g, r = (int(np.clip(c * light, 0, 255)) for c in colour)
-    return b, g, r, 255
 
 
 class Nursery:
@@ -61,9 +56,8 @@ class Nursery:
         rng = ground.rng
         self._kinds: list[tuple[float, NDArray[np.uint8]]] = []
         for radius in (*rng.uniform(34, 62, 7), *rng.uniform(62, 92, 4), *rng.uniform(16, 28, 5)):
-            base = ground.palette.crowns[int(rng.integers(len(ground.palette.crowns)))]
-            tone = rng.uniform(0.8, 1.25)
-            colour = (int(base[0] * tone), int(base[1] * tone), int(base[2] * tone))
+            base = pick(rng, ground.palette.crowns)
+            colour = lit(base, rng.uniform(0.8, 1.25))
             self._kinds.append((float(radius), _crown(ground, float(radius), colour)))
         self._planted: list[tuple[Points, int]] = []
 
