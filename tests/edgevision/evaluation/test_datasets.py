@@ -210,7 +210,7 @@ def test_voc_split_chooses_pictures(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no split"):
         open_dataset(f"voc:{root}:../../Annotations/one")
     (root / "ImageSets/Main/bad.txt").write_text("../../../secret\n")
-    with pytest.raises(DatasetError, match="names .*secret"):
+    with pytest.raises(DatasetError, match=r"names .*secret"):
         open_dataset(f"voc:{root}:bad")
 
 
