@@ -6,13 +6,15 @@ The protobuf stays the single truth; the view is an index over it. Passes edit `
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+
+DECODE_PREFIX = "edgevision_decode/"
 
 
 class Graph:
@@ -116,6 +118,23 @@ class Graph:
         self.constants[name] = value
         return name
 
+    def replace_nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        """Make `nodes` (copied, in this order) the graph's nodes and reindex; older node references go stale."""
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del self.proto.node[:]
+        self.proto.node.extend(copies)
+        self.reindex()
+
+    def rename_tensor(self, old: str, new: str) -> None:
+        """Give tensor `old` the unused name `new` everywhere and reindex."""
+        for node in all_nodes(self.nodes):
+            node.input[:] = [new if name == old else name for name in node.input]
+            node.output[:] = [new if name == old else name for name in node.output]
+        for entry in (*self.proto.initializer, *self.proto.value_info, *self.proto.input, *self.proto.output):
+            if entry.name == old:
+                entry.name = new
+        self.reindex()
+
     def copy(self) -> Graph:
         """A deep copy to edit."""
         clone = onnx.ModelProto()
@@ -126,6 +145,17 @@ class Graph:
         """The model as bytes."""
         data: bytes = self.model.SerializeToString()
         return data
+
+
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes and the nodes of their subgraphs."""
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for entry in node.attribute:
+            for graph in (entry.g, *entry.graphs):
+                waiting.extend(graph.node)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

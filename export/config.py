@@ -1,0 +1,95 @@
+"""What the user may say about an export; everything left at None comes from the file or from the family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgevision.errors import UsageError
+from edgevision.geometry import RESIZE_MODES
+from edgevision.manifest import PRECISIONS
+
+CALIBRATION_METHODS = ("mse", "percentile", "entropy", "minmax")
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Options of one export.
+
+    Attributes:
+        precision: one of PRECISIONS; None: int8 with calibration images, fp16 without.
+        family: a head family's name, or `auto`.
+        head: options of that family by name, as text (`{"activation": "sigmoid"}`).
+        labels: `coco80`, `coco90`, `voc21`, `cityscapes19`, or a file with one name per line.
+        priors: file with an SSD's prior boxes, or a JSON specification to generate them from.
+        input_wh: input size in pixels for a model that leaves it open.
+        resize: one of geometry.RESIZE_MODES.
+        pad_value: grey level around a letterboxed picture, 0..255.
+        color: `rgb` or `bgr`.
+        mean, std: per channel in the network's order, 0..255 units.
+        nms_iou, confidence: defaults written into the bundle.
+        calibration_images: folder or glob of pictures like those the model will see.
+        calibration_method: how a range is chosen from a histogram.
+        calibration_limit: pictures used at most.
+        dataset, max_drop: accuracy gate: INT8 may lose at most `max_drop` points on `dataset`.
+        quiet: no progress.
+    """
+
+    precision: str | None = None
+    family: str = "auto"
+    head: Mapping[str, str] = field(default_factory=dict)
+    labels: str | None = None
+    priors: Path | str | None = None
+    input_wh: tuple[int, int] | None = None
+    resize: str | None = None
+    pad_value: float | None = None
+    color: str | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    nms_iou: float | None = None
+    confidence: float | None = None
+    calibration_images: Path | str | None = None
+    calibration_method: str = "mse"
+    calibration_limit: int = 512
+    dataset: str | None = None
+    max_drop: float | None = None
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("precision", (None, *PRECISIONS)),
+            ("resize", (None, *RESIZE_MODES)),
+            ("color", (None, "rgb", "bgr")),
+            ("calibration_method", CALIBRATION_METHODS),
+        ):
+            if getattr(self, name) not in allowed:
+                choices = ", ".join(choice for choice in allowed if choice)
+                raise UsageError(f"{name} is one of {choices}; got {getattr(self, name)!r}")
+        for name in ("nms_iou", "confidence"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise UsageError(f"{name} is in 0..1, got {value}")
+        if self.input_wh is not None and not all(0 < side <= 16384 for side in self.input_wh):
+            raise UsageError(f"input_wh has sides in 1..16384, got {self.input_wh}")
+        if self.calibration_limit < 1:
+            raise UsageError(f"calibration_limit is at least 1, got {self.calibration_limit}")
+        if self.resolved_precision == "int8" and self.calibration_images is None:
+            raise UsageError(
+                "int8 needs pictures to measure ranges on, and there is no honest substitute: give "
+                "--calibration-images FOLDER (30 to 500 pictures like those the camera will see), "
+                "or choose --precision fp16"
+            )
+        if (self.dataset is None) != (self.max_drop is None):
+            raise UsageError("the accuracy gate needs both --dataset SPEC and --max-drop POINTS")
+        if self.dataset is not None and self.resolved_precision != "int8":
+            raise UsageError("--dataset and --max-drop compare INT8 with float: they need --precision int8")
+
+    @property
+    def resolved_precision(self) -> str:
+        """The precision that is exported."""
+        if self.precision is not None:
+            return self.precision
+        return "fp16" if self.calibration_images is None else "int8"

@@ -1,0 +1,126 @@
+"""The first half of an export: an ONNX file becomes a float model in normal form, with its facts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgevision.errors import BundleError, ModelError
+from edgevision.export.config import ExportConfig
+from edgevision.export.families import identify
+from edgevision.export.folding import fold_constants
+from edgevision.export.graph import Graph
+from edgevision.export.graph_loading import load_graph
+from edgevision.export.heads.base import SourceModel
+from edgevision.export.preprocessing import image_input, resolve_preprocess
+from edgevision.export.report import ExportReport
+from edgevision.export.simplification import simplify
+from edgevision.labels import load_labels
+from edgevision.manifest import Nms, Preprocess
+
+
+@dataclass
+class PreparedModel:
+    """A float model in normal form, with all that the runtime must know about it.
+
+    Attributes:
+        graph: the network and its decode; float32, operator set 19, batch 1, shapes known.
+        name: from the file name.
+        task, family: see Manifest.
+        classes: number of classes, background removed.
+        labels: their names; empty where nothing names them.
+        preprocess: how a picture becomes the input.
+        nms: suppression after the network; None for tasks without.
+        source_sha256: hash of the file as it came.
+        report: what happened so far.
+    """
+
+    graph: Graph
+    name: str
+    task: str
+    family: str
+    classes: int
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    nms: Nms | None
+    source_sha256: str
+    report: ExportReport = field(default_factory=ExportReport)
+
+
+def prepare(source: Path | str | bytes, config: ExportConfig) -> PreparedModel:
+    """Load a model, recognise its family and bring it into normal form; nothing is written.
+
+    Raises:
+        ModelError: the file cannot be used, or does not say something that is needed (the message says which flag
+            would).
+        UsageError: the configuration does not fit the model.
+    """
+    report = ExportReport(precision=config.resolved_precision)
+    with report.step("load") as facts:
+        loaded = load_graph(source, config.input_wh)
+        graph = loaded.graph
+        facts.update(loaded.facts, constants_folded=fold_constants(graph))
+        report.source_sha256 = loaded.sha256
+    with report.step("identify") as facts:
+        given = load_labels(config.labels) if config.labels is not None else loaded.metadata.labels
+        model = SourceModel(graph, image_input(graph), loaded.metadata, config, given)
+        identified = identify(model)
+        facts.update(considered=identified.considered)
+    with report.step("normalise") as facts:
+        form = identified.head.normalise(model, identified.match)
+        facts.update(form.facts)
+        preprocess, sources = resolve_preprocess(model.image, config, loaded.metadata, form.preprocess)
+        nms = _resolve_nms(form.nms, config, loaded.metadata.section("nms"))
+        labels = _resolve_labels(model, form.classes)
+        facts.update(preprocess=dataclasses.asdict(preprocess), preprocess_sources=sources)
+    with report.step("simplify") as facts:
+        facts.update(simplify(graph))
+        _check_normal_form(graph)
+        facts["nodes"] = len(graph.proto.node)
+    report.family, report.task = identified.head.name, form.task
+    name = "model" if isinstance(source, bytes) else Path(source).stem
+    return PreparedModel(
+        graph, name, form.task, identified.head.name, form.classes, labels, preprocess, nms, loaded.sha256, report
+    )
+
+
+def _resolve_nms(default: Nms | None, config: ExportConfig, noted: Mapping[str, Any]) -> Nms | None:
+    """Flags before metadata before the family's default."""
+    if default is None:
+        return None
+    given = {"iou_threshold": config.nms_iou, "confidence": config.confidence}
+    changes = {**noted, **{name: value for name, value in given.items() if value is not None}}
+    try:
+        return dataclasses.replace(default, **changes)
+    except (BundleError, TypeError) as error:
+        raise ModelError(f"metadata: nms = {dict(noted)} is not understood: {error}; correct or remove it") from error
+
+
+def _resolve_labels(model: SourceModel, classes: int) -> tuple[str, ...]:
+    """The class names, checked against the number of classes; empty where nothing names them."""
+    if model.config.labels is not None:
+        return load_labels(model.config.labels, classes)
+    labels = model.labels or ()
+    if len(labels) == classes + 1 and labels[0].casefold() == "background":
+        return labels[1:]
+    if labels and len(labels) != classes:
+        raise ModelError(
+            f"the model's metadata names {len(labels)} classes, its head has {classes}; "
+            f"give --labels with {classes} names"
+        )
+    return labels
+
+
+def _check_normal_form(graph: Graph) -> None:
+    """Nothing may remain whose shape depends on the picture."""
+    loops = sorted({node.op_type for node in graph.nodes} & {"If", "Loop", "Scan", "NonZero", "NonMaxSuppression"})
+    open_shapes = [name for name in graph.outputs if graph.shape(name) is None]
+    if loops or open_shapes:
+        raise ModelError(
+            f"the network holds {', '.join(loops) or 'operators'} whose results depend on the picture"
+            + (f", so that the size of {', '.join(open_shapes)} is open" if open_shapes else "")
+            + "; export it without control flow and post-processing"
+        )

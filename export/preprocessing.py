@@ -1,0 +1,112 @@
+"""Which preprocessing a model gets: the user's flags, else the file's metadata, else the family's defaults; never a
+guess."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+
+from edgevision.errors import ModelError, UsageError
+from edgevision.export.config import ExportConfig, Triple
+from edgevision.export.graph import Graph
+from edgevision.export.heads.base import ImageInput, PreprocessDefaults
+from edgevision.export.metadata import Metadata
+from edgevision.geometry import RESIZE_MODES
+from edgevision.manifest import Preprocess
+
+_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
+
+
+def image_input(graph: Graph) -> ImageInput:
+    """The input that takes the picture: four dimensions, three channels first or last, float32 or uint8.
+
+    Raises:
+        ModelError: there is none, there are several, or its layout cannot be told.
+    """
+    shapes = {name: graph.shape(name) or () for name in graph.inputs}
+    images = [name for name, shape in shapes.items() if len(shape) == 4]
+    if len(images) != 1:
+        raise ModelError(f"the model's inputs are {shapes}; expected exactly one picture [1,3,H,W] or [1,H,W,3]")
+    name = images[0]
+    _, second, third, fourth = shapes[name]
+    first, last = second == 3, fourth == 3
+    if first == last:
+        raise ModelError(
+            f"input {name!r} has shape {list(shapes[name])}; expected three colour channels, either second ([1,3,H,W]) "
+            "or last ([1,H,W,3])"
+        )
+    kind = _TYPES.get(graph.dtype(name) or 0)
+    if kind is None:
+        found = onnx.TensorProto.DataType.Name(graph.dtype(name) or 0)
+        raise ModelError(f"input {name!r} takes {found}; expected float32 or uint8 pixels")
+    wh = (fourth, third) if first else (third, second)
+    return ImageInput(name, wh, "nchw" if first else "nhwc", kind)
+
+
+def resolve_preprocess(
+    image: ImageInput, config: ExportConfig, metadata: Metadata, defaults: PreprocessDefaults
+) -> tuple[Preprocess, dict[str, str]]:
+    """The preprocessing and, for each of its settings, where it comes from.
+
+    Raises:
+        UsageError: nothing says how pixels are normalised, or flags contradict a uint8 input.
+        ModelError: the metadata's entry is malformed.
+    """
+    noted = _from_metadata(metadata)
+    chosen: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for name in ("resize", "pad_value", "color", "mean", "std"):
+        for value, source in (
+            (getattr(config, name), f"--{name.replace('_', '-')}"),
+            (noted.get(name), "metadata"),
+            (getattr(defaults, name), f"default of {defaults.source}"),
+        ):
+            if value is not None:
+                chosen[name], sources[name] = value, source
+                break
+    if image.dtype == "uint8":
+        if config.mean is not None or config.std is not None:
+            raise UsageError(
+                f"input {image.name!r} takes uint8 pixels and normalises them in the graph: leave out --mean and --std"
+            )
+        chosen.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        sources.update(mean="uint8 input", std="uint8 input")
+    missing = [name for name in ("mean", "std") if name not in chosen]
+    if missing:
+        raise UsageError(
+            "nothing says how this model's pixels are normalised, and a wrong guess costs accuracy silently: give "
+            f"{' and '.join(f'--{name}' for name in missing)} in 0..255 units, as it was trained. "
+            f"Common: {defaults.candidates}"
+        )
+    if 0.0 in chosen["std"]:
+        raise UsageError(f"{sources['std']}: std has a zero, got {chosen['std']}")
+    return Preprocess(image.name, image.wh, image.layout, image.dtype, **chosen), sources
+
+
+def _from_metadata(metadata: Metadata) -> Mapping[str, Any]:
+    noted = metadata.section("preprocess")
+    checked: dict[str, Any] = {}
+    for name, value in noted.items():
+        if name in ("mean", "std"):
+            checked[name] = _triple(value, name)
+        elif name == "pad_value" and isinstance(value, (int, float)) and 0 <= value <= 255:
+            checked[name] = float(value)
+        elif (name == "resize" and value in RESIZE_MODES) or (name == "color" and value in ("rgb", "bgr")):
+            checked[name] = value
+        else:
+            raise ModelError(f"metadata: preprocess.{name} = {value!r} is not understood; correct or remove it")
+    return checked
+
+
+def _triple(value: Any, name: str) -> Triple:
+    numbers = [value] * 3 if isinstance(value, (int, float)) else value
+    if (
+        not isinstance(numbers, list)
+        or len(numbers) != 3
+        or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers)
+    ):
+        raise ModelError(f"metadata: preprocess.{name} is one or three numbers, got {value!r}; correct it")
+    return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
