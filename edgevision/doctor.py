@@ -53,18 +53,13 @@ def _python() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    cores, features = machine.available_cores(), machine.cpu_features()
-    integer = sorted(features & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
-    detail = f"{cores} cores, integer dot product: {', '.join(integer) if integer else 'none'}"
+    integer = sorted(machine.cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+    detail = f"{machine.cpu_name()}, {machine.cores()} cores, integer dot product: {', '.join(integer) or 'none'}"
     yield Finding("processor", OK, detail, "" if integer else "INT8 gains little on this CPU; export measures it")
-    free = machine.available_memory_bytes()
-    low = free is not None and free < _GIB
-    yield Finding(
-        "memory",
-        PROBLEM if low else OK,
-        "unknown" if free is None else f"{free / _GIB:.1f} GiB available",
-        "close other programs: exporting and building need about 1 GiB" if low else "",
-    )
+    memory = machine.memory_bytes()
+    small = memory < _GIB
+    remedy = "export on a larger machine: exporting and building need about 1 GiB" if small else ""
+    yield Finding("memory", PROBLEM if small else OK, f"{memory / _GIB:.1f} GiB", remedy)
 
 
 def _package(module: str, distribution: str, extra: str, purpose: str) -> Iterator[Finding]:
