@@ -35,6 +35,10 @@ class Session(Protocol):
         """
         ...
 
+    def sibling(self) -> Session:
+        """A session over the same loaded graph with its own buffers, for use from another thread."""
+        ...
+
     def close(self) -> None:
         """Free everything; may be called twice."""
         ...

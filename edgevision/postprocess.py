@@ -1,0 +1,191 @@
+"""From a graph's normal-form outputs to results in source pixels: one class per task.
+
+| task | outputs |
+|---|---|
+| detection | `boxes` float32 [1, n, 4] corners in input pixels, `scores` float32 [1, n, c] in 0..1 |
+| semantic | `class_map` uint8 or int32 [1, h, w], or `logits` float32 [1, c, h, w] |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevision.backends.base import TensorSpec
+from edgevision.errors import BundleError, UsageError
+from edgevision.geometry import Placement
+from edgevision.kernels.cpu import ClassMapper, suppress
+from edgevision.manifest import Manifest, Nms
+from edgevision.results import Detections, Result, SegmentationMap
+
+
+class Postprocess(Protocol):
+    """Turns the outputs of one run into a result. Has scratch memory: one instance per worker."""
+
+    def __call__(self, outputs: Mapping[str, NDArray[Any]], placement: Placement) -> Result: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which detections are wanted.
+
+    Attributes:
+        nms: the manifest's, with the caller's overrides.
+        thresholds: (c,) float32, least confidence per class; infinity leaves a class out.
+    """
+
+    nms: Nms
+    thresholds: NDArray[np.float32]
+
+
+def select(
+    manifest: Manifest,
+    confidence: float | Mapping[str | int, float] | None = None,
+    iou: float | None = None,
+    classes: Sequence[str | int] | None = None,
+    max_detections: int | None = None,
+) -> Selection | None:
+    """Join the manifest's settings and the caller's overrides (None: the manifest's); None for tasks without NMS.
+
+    Args:
+        manifest: of the bundle.
+        confidence: one least confidence in 0..1, or one per class by name or number (others: the manifest's).
+        iou: NMS threshold in 0..1.
+        classes: names or numbers of the classes wanted.
+        max_detections: boxes per picture, at least 1.
+
+    Raises:
+        UsageError: a value is out of range, a class is unknown, or the task takes no such setting.
+    """
+    overrides = {"confidence": confidence, "iou": iou, "classes": classes, "max_detections": max_detections}
+    given = [name for name, value in overrides.items() if value is not None]
+    if manifest.nms is None:
+        if given:
+            raise UsageError(f"{given} cannot be set: {manifest.name} does {manifest.task}, which reports no boxes")
+        return None
+    by_class = dict(confidence) if isinstance(confidence, Mapping) else {}
+    for name, value in [("iou", iou), *(("confidence", c) for c in (by_class.values() if by_class else [confidence]))]:
+        if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
+            raise UsageError(f"{name} is a number in 0..1, got {value!r}")
+    if max_detections is not None and not (isinstance(max_detections, int) and 1 <= max_detections <= 100_000):
+        raise UsageError(f"max_detections is a whole number in 1..100000, got {max_detections!r}")
+    nms = manifest.nms
+    nms = dataclasses.replace(
+        nms,
+        confidence=confidence if isinstance(confidence, (int, float)) else nms.confidence,
+        iou_threshold=nms.iou_threshold if iou is None else iou,
+        max_detections=nms.max_detections if max_detections is None else max_detections,
+    )
+    thresholds = np.full(len(manifest.labels), nms.confidence, np.float32)
+    for label, value in by_class.items():
+        thresholds[class_ids(manifest.labels, [label])] = value
+    if classes is not None:
+        unwanted = np.ones(len(thresholds), bool)
+        unwanted[class_ids(manifest.labels, classes)] = False
+        thresholds[unwanted] = np.inf
+    return Selection(nms, thresholds)
+
+
+def class_ids(labels: Sequence[str], wanted: Sequence[str | int]) -> list[int]:
+    """Numbers of classes given by name (every class of that name) or number.
+
+    Raises:
+        UsageError: there is no such class.
+    """
+    if isinstance(wanted, str):
+        wanted = [wanted]
+    chosen: list[int] = []
+    for item in wanted:
+        if isinstance(item, str):
+            found = [i for i, label in enumerate(labels) if label == item]
+        else:
+            found = [int(item)] if 0 <= item < len(labels) else []
+        if not found:
+            known = ", ".join(labels[:100])
+            raise UsageError(f"the model has no class {item!r}; it has 0..{len(labels) - 1}: {known}")
+        chosen += found
+    return chosen
+
+
+class DetectionPostprocess:
+    """NMS, and boxes back to source pixels."""
+
+    def __init__(self, manifest: Manifest, outputs: Sequence[TensorSpec], selection: Selection) -> None:
+        """Raises BundleError: the graph's outputs are not the normal form."""
+        classes = len(manifest.labels)
+        found = {spec.name: spec for spec in outputs}
+        boxes, scores = found.get("boxes"), found.get("scores")
+        _expect(
+            boxes is not None
+            and scores is not None
+            and boxes.dtype == scores.dtype == "float32"
+            and len(boxes.shape) == 3
+            and boxes.shape == (1, boxes.shape[1], 4)
+            and scores.shape == (1, boxes.shape[1], classes),
+            outputs,
+            f"boxes float32 [1, n, 4] and scores float32 [1, n, {classes}] (one column per label)",
+        )
+        self._names, self._selection = manifest.labels, selection
+
+    def __call__(self, outputs: Mapping[str, NDArray[Any]], placement: Placement) -> Detections:
+        xyxy, confidence, class_id = suppress(
+            outputs["boxes"][0], outputs["scores"][0], self._selection.nms, self._selection.thresholds
+        )
+        xyxy = placement.to_source(xyxy)
+        inside = (xyxy[:, 2:] > xyxy[:, :2]).all(axis=1)
+        if not inside.all():  # a box in the padding only
+            xyxy, confidence, class_id = xyxy[inside], confidence[inside], class_id[inside]
+        return Detections(xyxy, confidence, class_id, self._names)
+
+
+class SemanticPostprocess:
+    """Argmax where the graph leaves it to us, and the class map at source size."""
+
+    def __init__(self, manifest: Manifest, outputs: Sequence[TensorSpec]) -> None:
+        """Raises BundleError: the graph's outputs are not the normal form."""
+        classes = len(manifest.labels)
+        found = {spec.name: spec for spec in outputs}
+        class_map, logits = found.get("class_map"), found.get("logits")
+        _expect(
+            (class_map is not None and class_map.dtype in ("uint8", "int32") and _is_one(class_map.shape, 3))
+            or (
+                logits is not None
+                and logits.dtype == "float32"
+                and _is_one(logits.shape, 4)
+                and logits.shape[1] == classes
+            ),
+            outputs,
+            f"class_map uint8 or int32 [1, h, w], or logits float32 [1, {classes}, h, w] (one plane per label)",
+        )
+        self._names = manifest.labels
+        self._has_map = class_map is not None
+        self._mapper = ClassMapper(manifest.preprocess.input_wh)
+
+    def __call__(self, outputs: Mapping[str, NDArray[Any]], placement: Placement) -> SegmentationMap:
+        classes = outputs["class_map"][0] if self._has_map else self._mapper.argmax(outputs["logits"][0])
+        return SegmentationMap(self._mapper.to_source(classes, placement), self._names)
+
+
+def open_postprocess(manifest: Manifest, outputs: Sequence[TensorSpec], selection: Selection | None) -> Postprocess:
+    """The postprocess of a bundle's task.
+
+    Raises:
+        BundleError: the graph's outputs are not the task's normal form.
+    """
+    if selection is not None:
+        return DetectionPostprocess(manifest, outputs, selection)
+    return SemanticPostprocess(manifest, outputs)
+
+
+def _is_one(shape: tuple[int, ...], rank: int) -> bool:
+    return len(shape) == rank and shape[0] == 1 and min(shape) > 0
+
+
+def _expect(fits: bool, outputs: Sequence[TensorSpec], wanted: str) -> None:
+    if not fits:
+        got = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in outputs)
+        raise BundleError(f"the graph's outputs are not in normal form: expected {wanted}, got {got}; export it again")
