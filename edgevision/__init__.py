@@ -16,59 +16,35 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevision.bundle import Bundle
+from edgevision.errors import (
+    BuildError,
+    BundleError,
+    CalibrationError,
+    DatasetError,
+    DependencyError,
+    EdgeVisionError,
+    ModelError,
+    SessionError,
+    SinkError,
+    SourceError,
+    UnknownFamilyError,
+    UsageError,
+)
+from edgevision.frame import Frame
+from edgevision.manifest import Manifest
+from edgevision.results import Detections, SegmentationMap
+
 if TYPE_CHECKING:
-    from edgevision.bundle import Bundle
-    from edgevision.errors import (
-        BuildError,
-        BundleError,
-        CalibrationError,
-        DatasetError,
-        DependencyError,
-        EdgeVisionError,
-        ModelError,
-        SessionError,
-        SinkError,
-        SourceError,
-        UnknownFamilyError,
-        UsageError,
-    )
-    from edgevision.frame import Frame
-    from edgevision.manifest import Manifest
     from edgevision.model import Model, load
     from edgevision.pipeline import run_pipeline
-    from edgevision.results import Detections, SegmentationMap
     from edgevision.sinks import open_sink
     from edgevision.sources import open_source
 
 __version__ = "0.1.0"
 
-_HOME = {
-    **dict.fromkeys(("Bundle",), "bundle"),
-    **dict.fromkeys(("Frame",), "frame"),
-    **dict.fromkeys(("Manifest",), "manifest"),
-    **dict.fromkeys(("Model", "load"), "model"),
-    **dict.fromkeys(("run_pipeline",), "pipeline"),
-    **dict.fromkeys(("Detections", "SegmentationMap"), "results"),
-    **dict.fromkeys(("open_sink",), "sinks"),
-    **dict.fromkeys(("open_source",), "sources"),
-    **dict.fromkeys(
-        (
-            "BuildError",
-            "BundleError",
-            "CalibrationError",
-            "DatasetError",
-            "DependencyError",
-            "EdgeVisionError",
-            "ModelError",
-            "SessionError",
-            "SinkError",
-            "SourceError",
-            "UnknownFamilyError",
-            "UsageError",
-        ),
-        "errors",
-    ),
-}
+# What does work is imported at first use; the types above need numpy only.
+_LAZY = {"Model": "model", "load": "model", "open_sink": "sinks", "open_source": "sources", "run_pipeline": "pipeline"}
 
 __all__ = [
     "BuildError",
@@ -103,9 +79,9 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "export").is_dir():
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _LAZY:
         raise AttributeError(f"module 'edgevision' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"edgevision.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"edgevision.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import stat
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edgevision.errors import BundleError
 from edgevision.files import atomic_path, sha256
@@ -23,6 +25,14 @@ _FILES = (*GRAPHS, "ranges.json", "report.json")
 _MANIFEST = "manifest.json"
 _MANIFEST_LIMIT_BYTES = 4 << 20
 _FILE_LIMIT_BYTES = 2 << 30
+_DIRECTORY_LIMIT_BYTES = 1 << 16
+
+# The record at the end of a zip: signature, two disk numbers, entries here and in all, length and place of the
+# table of contents, length of a comment. The larger form (zip64) has its own signature before it.
+_END = struct.Struct("<4s4H2LH")
+_ZIP64_LOCATOR = (b"PK\x06\x07", 20)
+# What zipfile and json raise on damaged files; RecursionError and NotImplementedError are RuntimeErrors.
+_DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, ValueError, KeyError, RuntimeError)
 
 
 class Bundle:
@@ -42,19 +52,21 @@ class Bundle:
         """
         self.path = Path(path)
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                entries = archive.infolist()
-                self._check_entries(entries)
-                manifest = json.loads(archive.read(_MANIFEST))
-        except BundleError:
-            raise
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                raise BundleError(f"bundle {self.path} is not a file; write one with: edgevision export MODEL.onnx")
+            with self.path.open("rb") as handle:
+                size = _check_end(handle)
+                with zipfile.ZipFile(handle) as archive:
+                    entries = archive.infolist()
+                    self._check_entries(entries, size)
+                    manifest = json.loads(archive.read(_MANIFEST))
         except FileNotFoundError as error:
             raise BundleError(
                 f"bundle {self.path} does not exist; write one with: edgevision export MODEL.onnx -o {self.path}"
             ) from error
         except OSError as error:
             raise BundleError(f"cannot read bundle {self.path}: {error}") from error
-        except (zipfile.BadZipFile, ValueError, KeyError, NotImplementedError, RecursionError) as error:
+        except _DAMAGE as error:
             raise BundleError(
                 f"{self.path} is not an edgevision bundle, or is damaged ({error}); "
                 "copy it again, or export the model again"
@@ -62,10 +74,13 @@ class Bundle:
         self.manifest = Manifest.from_json(manifest)
         listed = {name: info.bytes for name, info in self.manifest.files.items()}
         held = {entry.filename: entry.file_size for entry in entries if entry.filename != _MANIFEST}
-        if listed != held or not set(self.manifest.graphs) <= set(held):
-            raise BundleError(f"{self.path}: the manifest lists {listed} (name: bytes) but the file holds {held}")
+        if listed != held or not set(self.manifest.graphs) <= set(held) & set(GRAPHS):
+            raise BundleError(
+                f"{self.path}: the manifest lists files {listed} (name: bytes) and graphs "
+                f"{sorted(self.manifest.graphs)}, but the file holds {held}; export the model again"
+            )
 
-    def _check_entries(self, entries: list[zipfile.ZipInfo]) -> None:
+    def _check_entries(self, entries: list[zipfile.ZipInfo], size: int) -> None:
         names = [entry.filename for entry in entries]
         strange = sorted(set(names) - {*_FILES, _MANIFEST})
         if strange or len(set(names)) != len(names) or _MANIFEST not in names:
@@ -75,12 +90,15 @@ class Bundle:
             )
         for entry in entries:
             limit = _MANIFEST_LIMIT_BYTES if entry.filename == _MANIFEST else _FILE_LIMIT_BYTES
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            encrypted = entry.flag_bits & 1
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or encrypted:
                 raise BundleError(
-                    f"{self.path}: {entry.filename} is compressed; bundles store their entries plain"
+                    f"{self.path}: {entry.filename} is compressed or encrypted; bundles store their entries plain"
                 )
             if entry.file_size > limit:
                 raise BundleError(f"{self.path}: entry {entry.filename} has {entry.file_size} bytes, limit {limit}")
+        if sum(entry.file_size for entry in entries) > size:
+            raise BundleError(f"{self.path}: its entries claim more bytes than the file has ({size}); copy it again")
 
     def read(self, name: str) -> bytes:
         """One file's bytes, verified against the manifest's hash.
@@ -94,25 +112,52 @@ class Bundle:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 data = archive.read(name)
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, *_DAMAGE) as error:
             raise BundleError(f"{self.path}: {name} cannot be read ({error}); copy the bundle again") from error
         if sha256(data) != info.sha256:
             raise BundleError(f"{self.path}: {name} was changed after export (its SHA-256 does not match the manifest)")
         return data
 
     def report(self) -> dict[str, Any]:
-        """The export report, or an empty one where the bundle carries none."""
+        """The export report, or an empty one where the bundle carries none.
+
+        Raises:
+            BundleError: it is not the JSON object that export writes.
+        """
         if "report.json" not in self.manifest.files:
             return {}
-        report: dict[str, Any] = json.loads(self.read("report.json"))
+        try:
+            report = json.loads(self.read("report.json"))
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{self.path}: report.json is not JSON ({error}); export the model again") from error
+        if not isinstance(report, dict):
+            raise BundleError(f"{self.path}: report.json is not an object; export the model again")
         return report
+
+
+def _check_end(handle: BinaryIO) -> int:
+    """Refuse a table of contents that is not a bundle's before it is read into memory; returns the file's size."""
+    size = handle.seek(0, os.SEEK_END)
+    signature, locator_bytes = _ZIP64_LOCATOR
+    tail = min(size, locator_bytes + _END.size)
+    handle.seek(size - tail)
+    data = handle.read(tail)
+    if size < _END.size:
+        raise zipfile.BadZipFile(f"it has {size} bytes")
+    magic, _, _, _, entries, directory_bytes, _, comment_bytes = _END.unpack(data[-_END.size :])
+    if magic != b"PK\x05\x06" or comment_bytes:
+        raise zipfile.BadZipFile("it does not end as a bundle does")
+    if entries > len(_FILES) + 1 or directory_bytes > _DIRECTORY_LIMIT_BYTES or data.startswith(signature):
+        raise zipfile.BadZipFile(f"its table of contents has {entries} entries in {directory_bytes} bytes")
+    return size
 
 
 def write_bundle(path: Path | str, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
     """Write a bundle atomically and return its manifest with `files` filled in.
 
     Raises:
-        BundleError: a file name is not a bundle's, or `path` cannot be written (the old file is then untouched).
+        BundleError: a file name is not a bundle's, the whole is above 2 GiB, or `path` cannot be written (the old
+            file is then untouched).
     """
     strange = sorted(set(files) - set(_FILES))
     if strange:
@@ -120,10 +165,13 @@ def write_bundle(path: Path | str, manifest: Manifest, files: Mapping[str, bytes
     infos = {name: FileInfo(len(data), sha256(data)) for name, data in sorted(files.items())}
     complete = dataclasses.replace(manifest, files=infos)
     try:
-        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=False) as archive:
             # A fixed time makes equal exports equal byte for byte.
             for name, data in [(_MANIFEST, json.dumps(complete.to_json(), indent=1).encode()), *sorted(files.items())]:
                 archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+    except zipfile.LargeZipFile as error:
+        total = sum(len(data) for data in files.values())
+        raise BundleError(f"cannot write {path}: a bundle is at most 2 GiB, this model makes {total} bytes") from error
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise BundleError(f"cannot write {path}: {reason}; nothing was left behind") from error

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevision.errors import UsageError
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Frame:
     """A picture and where and when it came from.
 
@@ -31,7 +33,7 @@ class Frame:
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
-            raise ValueError(
+            raise UsageError(
                 f"a frame's image is (h, w, 3) uint8 BGR, got {self.image.shape} {self.image.dtype}; "
                 "convert grey pictures with cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)"
             )

@@ -37,20 +37,16 @@ class Placement:
 
     def to_source(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map boxes (n, 4) from input pixels to source pixels, clipped to the source picture; a new array."""
-        sx, sy = self.scale_xy
-        ox, oy = self.offset_xy
-        shift = np.array([ox, oy, ox, oy], np.float32)
-        scale = np.array([1 / sx, 1 / sy, 1 / sx, 1 / sy], np.float32)
-        limit = np.array([*self.source_wh, *self.source_wh], np.float32)
-        boxes = (np.asarray(xyxy, np.float32) - shift) * scale
-        return np.clip(boxes, 0, limit, out=boxes)
+        (sw, sh), (cw, ch) = self.source_wh, self.content_wh
+        # In float64, so that the content's corners are the source's corners and only the result is rounded.
+        boxes = (xyxy - np.array(self.offset_xy * 2, np.float64)) * np.array([sw / cw, sh / ch] * 2)
+        inside: NDArray[np.float32] = np.clip(boxes, 0, np.array([sw, sh, sw, sh]), out=boxes).astype(np.float32)
+        return inside
 
     def to_input(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map boxes (n, 4) from source pixels to input pixels; a new array."""
-        sx, sy = self.scale_xy
-        ox, oy = self.offset_xy
-        scale = np.array([sx, sy, sx, sy], np.float32)
-        return np.asarray(xyxy, np.float32) * scale + np.array([ox, oy, ox, oy], np.float32)
+        boxes = xyxy * np.array(self.scale_xy * 2, np.float64) + np.array(self.offset_xy * 2)
+        return boxes.astype(np.float32)
 
 
 def place(source_wh: tuple[int, int], input_wh: tuple[int, int], resize: str) -> Placement:

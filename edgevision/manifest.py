@@ -5,6 +5,7 @@ Versioned JSON. Unknown versions are refused; unknown keys are errors, so that a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -211,7 +212,12 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     elif type(None) in arguments:
         return None if value is None else _value(arguments[0], value, where)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    elif hint in (int, str, bool) and type(value) is hint:
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    elif hint is str and isinstance(value, str):
+        with contextlib.suppress(UnicodeEncodeError):  # half a surrogate pair: JSON can say it, nobody can print it
+            value.encode()
+            return value
+    elif hint in (int, bool) and type(value) is hint:
         return value
     raise BundleError(f"{where} should be {hint}, got {value!r}")

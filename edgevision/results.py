@@ -19,7 +19,7 @@ def _check(name: str, array: NDArray[Any], shape: tuple[int | None, ...]) -> Non
         raise ValueError(f"{name} has shape {array.shape}, expected {wanted}")
 
 
-@dataclass
+@dataclass(eq=False)
 class Detections:
     """Boxes found in one picture, best first.
 
@@ -47,7 +47,7 @@ class Detections:
         _check("confidence", self.confidence, (n,))
         _check("class_id", self.class_id, (n,))
         if self.mask is not None:
-            _check("mask", self.mask, (n, *self.mask.shape[1:3]))
+            _check("mask", self.mask, (n, None, None))
         if self.tracker_id is not None:
             _check("tracker_id", self.tracker_id, (n,))
         for key, array in self.data.items():
@@ -84,7 +84,7 @@ class Detections:
         return self.names[class_id] if class_id < len(self.names) else str(class_id)
 
 
-@dataclass
+@dataclass(eq=False)
 class SegmentationMap:
     """A class for every pixel of one picture.
 
