@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgevision.calibration import METHODS
 from edgevision.errors import UsageError
 from edgevision.geometry import RESIZE_MODES
 from edgevision.manifest import PRECISIONS
-
-CALIBRATION_METHODS = ("mse", "percentile", "entropy", "minmax")
 
 Triple = tuple[float, float, float]
 
@@ -34,6 +33,7 @@ class ExportConfig:
         calibration_images: folder or glob of pictures like those the model will see.
         calibration_method: how a range is chosen from a histogram.
         calibration_limit: pictures used at most.
+        ranges: file to keep the calibrated ranges in, reused while nothing they depend on has changed.
         dataset, max_drop: accuracy gate: INT8 may lose at most `max_drop` points on `dataset`.
         quiet: no progress.
     """
@@ -54,6 +54,7 @@ class ExportConfig:
     calibration_images: Path | str | None = None
     calibration_method: str = "mse"
     calibration_limit: int = 512
+    ranges: Path | str | None = None
     dataset: str | None = None
     max_drop: float | None = None
     quiet: bool = False
@@ -63,7 +64,7 @@ class ExportConfig:
             ("precision", (None, *PRECISIONS)),
             ("resize", (None, *RESIZE_MODES)),
             ("color", (None, "rgb", "bgr")),
-            ("calibration_method", CALIBRATION_METHODS),
+            ("calibration_method", METHODS),
         ):
             if getattr(self, name) not in allowed:
                 choices = ", ".join(choice for choice in allowed if choice)

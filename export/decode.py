@@ -12,8 +12,30 @@ from edgevision.export.graph import DECODE_PREFIX, Graph
 
 # What a family's own decode is made of; walking back through these from an output ends at the head's convolutions.
 ARITHMETIC = frozenset(
-    "Sigmoid Softmax Exp Mul Add Sub Div Pow Clip Min Max Slice Split Concat Transpose Reshape Gather Squeeze "
-    "Unsqueeze ReduceSum Identity Cast".split()
+    [
+        "Sigmoid",
+        "Softmax",
+        "Exp",
+        "Mul",
+        "Add",
+        "Sub",
+        "Div",
+        "Pow",
+        "Clip",
+        "Min",
+        "Max",
+        "Slice",
+        "Split",
+        "Concat",
+        "Transpose",
+        "Reshape",
+        "Gather",
+        "Squeeze",
+        "Unsqueeze",
+        "ReduceSum",
+        "Identity",
+        "Cast",
+    ]
 )
 
 

@@ -98,4 +98,4 @@ def _byte_length(tensor: onnx.TensorProto) -> int:
     count = 1
     for dim in tensor.dims:
         count *= dim
-    return count * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    return int(count * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)

@@ -22,8 +22,20 @@ from edgevision.optional import require
 _ELEMENTS_PER_TENSOR = 1 << 24
 _ELEMENTS_IN_ALL = 1 << 26
 _NOT_FOLDED = frozenset(
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli "
-    "If Loop Scan SequenceEmpty SequenceConstruct Optional".split()
+    [
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "If",
+        "Loop",
+        "Scan",
+        "SequenceEmpty",
+        "SequenceConstruct",
+        "Optional",
+    ]
 )
 
 
@@ -109,7 +121,7 @@ def _evaluate(graph: Graph, nodes: list[onnx.NodeProto]) -> dict[str, NDArray[An
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         values: dict[str, NDArray[Any]] = dict(zip(wanted, session.run(wanted, {}), strict=True))
-    except Exception as error:  # noqa: BLE001 (onnxruntime has no common exception base)
+    except Exception as error:
         raise ModelError(f"a constant expression of the model cannot be computed: {error}") from error
     return values | {name: np.zeros(0, np.float32) for name in made if name not in read}
 

@@ -55,7 +55,7 @@ class Graph:
     @property
     def opset(self) -> int:
         """Version of the default operator set."""
-        return next(o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx"))
+        return int(next(o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")))
 
     def reindex(self) -> None:
         """Rebuild the indices after edits."""

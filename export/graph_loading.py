@@ -105,7 +105,7 @@ def _parse(data: bytes, source: Path | str | bytes) -> onnx.ModelProto:
         raise ModelError(f"{name} is empty; copy or export it again")
     try:
         model = onnx.load_model_from_string(data)
-    except Exception as error:  # noqa: BLE001 (protobuf's DecodeError is not an importable name in all versions)
+    except Exception as error:
         raise ModelError(f"{name} is not an ONNX file, or is truncated ({error}); copy or export it again") from error
     if not model.graph.node or not model.graph.output or not model.opset_import:
         raise ModelError(
@@ -121,7 +121,7 @@ def _check(model: onnx.ModelProto) -> None:
         for tensor in tensors(model):
             if tensor.dims or tensor.name:
                 onnx.numpy_helper.to_array(tensor)
-    except Exception as error:  # noqa: BLE001 (ValidationError, and whatever numpy raises on a wrong length)
+    except Exception as error:
         raise ModelError(f"the model is damaged or invalid: {_first_lines(error)}; export it again") from error
 
 
@@ -231,7 +231,7 @@ def _infer(model: onnx.ModelProto) -> Graph:
     try:
         graph = Graph(model)
         graph.infer_shapes()
-    except Exception as error:  # noqa: BLE001 (InferenceError, TypeError and ValueError from inconsistent tensors)
+    except Exception as error:
         raise ModelError(f"the model's shapes contradict each other: {_first_lines(error)}") from error
     return graph
 

@@ -100,7 +100,7 @@ def _convert(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
         return model
     try:
         return onnx.version_converter.convert_version(model, OPSET)
-    except Exception as error:  # noqa: BLE001 (the converter raises RuntimeError, ConvertError, IndexError, ...)
+    except Exception as error:
         raise ModelError(
             f"the model cannot be brought from operator set {version} to {OPSET}: {error}; "
             f"export it with opset_version={OPSET}"

@@ -8,7 +8,9 @@ import onnx
 from edgevision.export.decode import ARITHMETIC
 from edgevision.export.graph import Graph, attribute
 
-_LAYOUT = frozenset("Reshape Transpose Concat Identity Slice Squeeze Unsqueeze Flatten Cast Split".split())
+_LAYOUT = frozenset(
+    ["Reshape", "Transpose", "Concat", "Identity", "Slice", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Split"]
+)
 
 
 def class_activation(graph: Graph, scores: str) -> str | None:

@@ -122,7 +122,7 @@ def generate_priors(spec: Mapping[str, Any], input_wh: tuple[int, int]) -> NDArr
     `{"generator": "torchvision", "feature_maps": [[38, 38], ...], "aspect_ratios": [[2], [2, 3], ...],
     "scales": [...], "steps": [...], "clip": true}` follows torchvision's DefaultBoxGenerator (`scales` may be
     replaced by `min_ratio` and `max_ratio`; `steps`, pixels, may be absent).
-    `{"generator": "tf", "feature_maps": ..., "min_scale": 0.2, "max_scale": 0.95, "aspect_ratios": [1, 2, 0.5, 3, 0.3333],
+    `{"generator": "tf", "feature_maps": ..., "min_scale": 0.2, "max_scale": 0.95, "aspect_ratios": [1, 2, 0.5],
     "reduce_boxes_in_lowest_layer": true, "interpolated_scale_aspect_ratio": 1.0}` follows the TensorFlow Object
     Detection API's ssd_anchor_generator (`scales` may replace the first two). Feature maps are height, width.
 

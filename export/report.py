@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -63,8 +63,3 @@ class ExportReport:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
-
-
-def as_facts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A shallow copy, for a step's facts."""
-    return dict(values)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,8 +20,8 @@ from edgevision.errors import ModelError, UsageError
 from edgevision.export.box_coding import append_foreground, append_offsets
 from edgevision.export.decode import Decode, mark_decode
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel, choice
-from edgevision.export.priors import FORMATS, detect_format, read_priors, to_centres
 from edgevision.export.output_structure import class_activation, decoded_unit
+from edgevision.export.priors import FORMATS, detect_format, read_priors, to_centres
 from edgevision.manifest import Nms
 
 _VARIANCES = (0.1, 0.1, 0.2, 0.2)
@@ -159,7 +160,7 @@ class SsdHead:
         form = ""
         if model.config.priors is not None:
             values, form = read_priors(model.config.priors, model.image.wh)
-            origin = f"from {model.config.priors}"
+            origin = f"from {Path(model.config.priors).name}"
         elif priors is not None:
             values = model.graph.constants[priors].reshape(-1, 4).astype(np.float64)
             origin = f"from the graph ({priors})"

@@ -1,0 +1,166 @@
+"""`edgevision export MODEL.onnx -o OUT.edge`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from edgevision.cli.output import finish, table
+from edgevision.errors import UsageError
+from edgevision.geometry import RESIZE_MODES
+from edgevision.manifest import PRECISIONS
+from edgevision.optional import require
+
+HELP = "turn a trained ONNX model into a bundle: recognise it, calibrate, quantise, verify"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("model", metavar="MODEL.onnx", help="the trained model")
+    parser.add_argument("-o", "--output", metavar="OUT.edge", required=True, help="the bundle to write")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS[::-1], help="default: int8 with calibration images, fp16 without"
+    )
+    calibration = parser.add_argument_group("calibration (int8)")
+    calibration.add_argument(
+        "--calibration-images", metavar="DIR_OR_GLOB", help="30 to 500 pictures like those the camera will see"
+    )
+    calibration.add_argument("--calibration-method", choices=("mse", "percentile", "entropy", "minmax"), default="mse")
+    calibration.add_argument("--calibration-limit", metavar="N", type=int, default=512, help="pictures used at most")
+    calibration.add_argument(
+        "--ranges", metavar="FILE", help="keep the calibrated ranges here, and reuse them while they fit"
+    )
+    model = parser.add_argument_group("what the model is (the file itself says most of it)")
+    model.add_argument("--family", default="auto", metavar="NAME", help="head family; default: recognised")
+    model.add_argument("--labels", metavar="FILE", help="class names: a file, or coco80, coco90, voc21, cityscapes19")
+    model.add_argument("--priors", metavar="FILE", help="an SSD's prior boxes (.npy .npz .csv .json), or a JSON spec")
+    model.add_argument(
+        "--head", metavar="KEY=VALUE", action="append", default=[], help="an option of the family (repeatable)"
+    )
+    model.add_argument("--input-size", metavar="WxH", type=_size, help="for a model that leaves its input size open")
+    model.add_argument("--nms-iou", metavar="IOU", type=float, help="default threshold of the suppression")
+    model.add_argument("--confidence", metavar="SCORE", type=float, help="default score threshold")
+    pixels = parser.add_argument_group("preprocessing, as in training (default: metadata, then the family's own)")
+    pixels.add_argument("--resize", choices=RESIZE_MODES)
+    pixels.add_argument("--pad-value", metavar="GREY", type=_grey, help="around a letterboxed picture, 0..255")
+    pixels.add_argument("--color", choices=("rgb", "bgr"))
+    pixels.add_argument("--mean", metavar="M[,M,M]", type=_triple, help="subtracted, in 0..255 units")
+    pixels.add_argument("--std", metavar="S[,S,S]", type=_triple, help="divided by, in 0..255 units")
+    gate = parser.add_argument_group("accuracy gate (int8)")
+    gate.add_argument("--dataset", metavar="SPEC", help="coco:ANNOTATIONS:IMAGES, voc:ROOT or masks:IMAGES:MASKS")
+    gate.add_argument("--max-drop", metavar="POINTS", type=float, help="exit 1 and write nothing if INT8 loses more")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export; returns the exit code."""
+    for package in ("onnx", "onnxruntime", "cv2"):
+        require(package, "export")
+    from edgevision.export import ExportConfig, export_model
+
+    config = ExportConfig(
+        precision=args.precision,
+        family=args.family,
+        head=_options(args.head),
+        labels=args.labels,
+        priors=args.priors,
+        input_wh=args.input_size,
+        resize=args.resize,
+        pad_value=args.pad_value,
+        color=args.color,
+        mean=args.mean,
+        std=args.std,
+        nms_iou=args.nms_iou,
+        confidence=args.confidence,
+        calibration_images=args.calibration_images,
+        calibration_method=args.calibration_method,
+        calibration_limit=args.calibration_limit,
+        ranges=args.ranges,
+        dataset=args.dataset,
+        max_drop=args.max_drop,
+        quiet=args.quiet,
+    )
+    report = export_model(args.model, args.output, config).to_json()
+    finish(args, report, _text(report))
+    return 0 if report["bundle"] else 1
+
+
+def _text(report: Mapping[str, Any]) -> str:
+    steps = {step["name"]: step for step in report["steps"]}
+    lines = [f"{report['family']} ({report['task']}), {report['precision']}"]
+    decisions = steps["normalise"]["facts"]
+    lines += [f"  {name}: {value}" for name, value in decisions.items() if isinstance(value, str)]
+    used, sources = decisions["preprocess"], decisions["preprocess_sources"]
+    lines += [f"  {name}: {_plain(used[name])} ({source})" for name, source in sources.items()]
+    if report["precision"] == "int8":
+        total = report["layers_int8"] + report["layers_float"]
+        lines.append(f"  {report['layers_int8']} of {total} convolutions and matrix products in INT8")
+    verified = {name: facts for name, facts in steps["verify"]["facts"].items() if isinstance(facts, dict)}
+    if verified:
+        columns = sorted({key for facts in verified.values() for key in facts})
+        rows = [
+            [name, *(f"{facts[key]:.4g}" if key in facts else "" for key in columns)]
+            for name, facts in verified.items()
+        ]
+        lines += ["", f"against float, on {steps['verify']['facts']['pictures']}:", table(["graph", *columns], rows)]
+    if report["accuracy"]:
+        accuracy = report["accuracy"]
+        verdict = "kept" if accuracy["passed"] else "MISSED"
+        lines.append(
+            f"\n{accuracy['metric']}: float {accuracy['float']:.4f}, INT8 loses {accuracy['drop_points']:.2f} points; "
+            f"goal of at most {accuracy['max_drop_points']:g} {verdict}"
+        )
+    lines += ["", *(f"warning: {warning}" for warning in report["warnings"])]
+    lines.append(f"wrote {report['bundle']}" if report["bundle"] else "nothing written")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        numbers = [f"{number:g}" for number in value]
+        return numbers[0] if len(set(numbers)) == 1 else ",".join(numbers)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _options(entries: list[str]) -> dict[str, str]:
+    options = {}
+    for entry in entries:
+        key, equals, value = entry.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"--head {entry}: expected KEY=VALUE, for example --head activation=sigmoid")
+        options[key] = value
+    return options
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected WIDTHxHEIGHT, for example 640x480")
+    return int(width), int(height)
+
+
+def _grey(text: str) -> float:
+    value = _numbers(text)[0]
+    if not 0 <= value <= 255:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a grey level in 0..255")
+    return value
+
+
+def _triple(text: str) -> tuple[float, float, float]:
+    numbers = _numbers(text)
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected one or three numbers, for example 127.5 or 104,117,123")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers separated by commas")
+    return numbers

@@ -1,0 +1,84 @@
+"""The graphs of a bundle: one float model, emitted for each backend at the wanted precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+
+from edgevision.calibration import RangeTable
+from edgevision.export.graph import DECODE_PREFIX, Graph
+from edgevision.export.half import to_half
+from edgevision.export.placement import Decision, Plan
+from edgevision.export.structure import WEIGHTED
+from edgevision.manifest import GraphInfo
+
+
+@dataclass
+class Emitted:
+    """Graphs by bundle file name.
+
+    Attributes:
+        graphs: serialised.
+        infos: their precision and layer counts.
+        facts: placement by reason, for the report.
+    """
+
+    graphs: dict[str, bytes] = field(default_factory=dict)
+    infos: dict[str, GraphInfo] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, name: str, graph: Graph, precision: str) -> None:
+        """Keep `graph` under a bundle file name."""
+        self.graphs[name] = graph.serialize()
+        self.infos[name] = GraphInfo(precision, *count_layers(graph))
+
+
+def emit(
+    graph: Graph, precision: str, plan: Plan | None = None, ranges: RangeTable | None = None, method: str = "mse"
+) -> Emitted:
+    """Emit every graph that a bundle of this precision holds; `plan` and `ranges` are needed for int8."""
+    emitted = Emitted()
+    emitted.add("model.onnx", graph, "fp32")
+    if precision == "fp16":
+        emitted.add("tensorrt.onnx", to_half(graph), "fp16")
+    if precision == "int8":
+        from edgevision.export.emit_cpu import emit_cpu
+        from edgevision.export.emit_tensorrt import emit_tensorrt
+
+        assert plan is not None
+        assert ranges is not None
+        emitted.add("tensorrt.onnx", emit_tensorrt(graph, plan, ranges, method), "int8")
+        emitted.add("tensorrt_fp16.onnx", to_half(graph), "fp16")
+        emitted.add("cpu.onnx", emit_cpu(graph, plan, ranges, method), "int8")
+        emitted.facts = {"tensorrt": _by_reason(plan.tensorrt), "cpu": _by_reason(plan.cpu)}
+    return emitted
+
+
+def count_layers(graph: Graph) -> tuple[int, int]:
+    """Convolutions and matrix products with INT8 inputs, and those without; the decode's are left out."""
+    counts = [0, 0]
+    for node in graph.nodes:
+        if node.op_type in WEIGHTED and not node.name.startswith(DECODE_PREFIX):
+            counts[0 if all(_dequantised(graph, name) for name in node.input[:2]) else 1] += 1
+    return counts[0], counts[1]
+
+
+def _dequantised(graph: Graph, name: str) -> bool:
+    node: onnx.NodeProto | None = graph.producer.get(name)
+    while node is not None and node.op_type in ("Transpose", "Reshape", "Cast"):
+        node = graph.producer.get(node.input[0])
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def _by_reason(decisions: Mapping[str, Decision]) -> list[dict[str, Any]]:
+    """Nodes grouped by decision and reason, for weighted operators with their names."""
+    groups: dict[tuple[bool, str, str], list[str]] = {}
+    for decision in decisions.values():
+        groups.setdefault((decision.int8, decision.operator, decision.reason), []).append(decision.node)
+    return [
+        {"operator": operator, "int8": int8, "reason": reason, "nodes": nodes}
+        for (int8, operator, reason), nodes in groups.items()
+    ]

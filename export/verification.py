@@ -1,0 +1,157 @@
+"""Every emitted graph against the float one, on real pictures: nothing broken leaves the house, losses are stated."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevision.backends.onnxruntime import open_session
+from edgevision.calibration import CalibrationImages
+from edgevision.errors import ModelError, SessionError
+from edgevision.kernels.cpu import Preprocessor
+from edgevision.manifest import Preprocess
+
+PICTURES = 8
+_BEST_BOXES = 100
+_ROUNDS = 15
+# Below these, a user should look before deploying: (scores' SQNR in dB, share of equal pixels).
+_EXPECTED = {"fp32": (80.0, 0.9999), "fp16": (40.0, 0.995), "int8": (12.0, 0.95)}
+
+Outputs = dict[str, NDArray[Any]]
+
+
+def input_tensors(preprocess: Preprocess, images: CalibrationImages | None) -> list[NDArray[Any]]:
+    """Network inputs from a few calibration pictures, evenly spaced; from drawn ones where none are given.
+
+    Raises:
+        CalibrationError: none of the pictures can be read.
+    """
+    preprocessor = Preprocessor(preprocess)
+    tensors = []
+    for image in _drawn_pictures() if images is None else _spread(images):
+        tensor = np.empty(preprocessor.shape, preprocessor.dtype)
+        preprocessor(image, tensor[0])
+        tensors.append(tensor)
+    return tensors
+
+
+def _spread(images: CalibrationImages) -> Iterator[NDArray[np.uint8]]:
+    step = max(1, len(images) // PICTURES)
+    readable = (image for i in range(0, len(images), step) if (image := images.read(i)) is not None)
+    found = list(islice(readable, PICTURES))
+    return iter(found) if found else (image for _, image in islice(images, PICTURES))
+
+
+def _drawn_pictures() -> Iterator[NDArray[np.uint8]]:
+    """Seeded pictures with the spectrum of natural ones (amplitude falls with frequency) and hard-edged objects."""
+    random = np.random.default_rng(20260101)
+    height, width = 480, 640
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = 1.0
+    for _ in range(PICTURES):
+        planes = []
+        for _ in range(3):
+            phase = np.exp(2j * np.pi * random.random(frequency.shape)) / frequency
+            plane = np.fft.irfft2(phase, (height, width))
+            planes.append((plane - plane.mean()) / plane.std() * 45 + random.uniform(80, 170))
+        picture = np.stack(planes, axis=2)
+        for _ in range(12):
+            x, y = random.integers(0, (width - 40, height - 40))
+            w, h = random.integers(20, 160, 2)
+            area = picture[y : y + h, x : x + w]
+            area[...] = random.uniform(0, 255, 3) + random.normal(0, 8, area.shape)
+        yield np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def run_graph(graph: bytes, inputs: Sequence[NDArray[Any]], *, exact: bool) -> list[Outputs]:
+    """Outputs of a graph for each input.
+
+    Raises:
+        ModelError: the graph does not run, or gives NaN or infinite values.
+    """
+    try:
+        session = open_session(graph, threads=1, exact=exact)
+        name = session.inputs[0].name
+        results = [{key: value.copy() for key, value in session.run({name: tensor}).items()} for tensor in inputs]
+    except SessionError as error:
+        raise ModelError(f"the graph does not run: {error}") from error
+    for outputs in results:
+        for key, value in outputs.items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                share = 1 - np.isfinite(value).mean()
+                raise ModelError(
+                    f"output {key!r} has NaN or infinite values ({share:.1%} of them) on a picture; the network's "
+                    "numbers leave the range of its precision: check the preprocessing, or export at --precision fp32"
+                )
+    return results
+
+
+def compare(reference: Sequence[Outputs], emitted: Sequence[Outputs]) -> dict[str, float]:
+    """How near an emitted graph's outputs are to the float graph's.
+
+    Returns:
+        `scores_sqnr_db` (signal over error of all class scores), `boxes_error_px` (mean corner distance of each
+        picture's best boxes), `map_agreement` (share of pixels with the same class), as far as the task has them.
+    """
+    facts: dict[str, float] = {}
+    pairs = list(zip(reference, emitted, strict=True))
+    for name in ("scores", "logits"):
+        if name in reference[0]:
+            facts[f"{name}_sqnr_db"] = _sqnr([a[name] for a, _ in pairs], [b[name] for _, b in pairs])
+    if "boxes" in reference[0]:
+        facts["boxes_error_px"] = statistics.fmean(_box_error(a, b) for a, b in pairs)
+    maps = [(_class_map(a), _class_map(b)) for a, b in pairs if _class_map(a) is not None]
+    if maps:
+        facts["map_agreement"] = statistics.fmean(float((a == b).mean()) for a, b in maps)
+    return {name: round(value, 5) for name, value in facts.items()}
+
+
+def _sqnr(reference: list[NDArray[Any]], emitted: list[NDArray[Any]]) -> float:
+    signal = sum(float(np.square(a, dtype=np.float64).sum()) for a in reference)
+    noise = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(reference, emitted, strict=True))
+    return min(200.0, 10 * float(np.log10(max(signal, 1e-30) / max(noise, 1e-30))))
+
+
+def _box_error(reference: Outputs, emitted: Outputs) -> float:
+    best = np.argsort(-reference["scores"].max(axis=-1).ravel(), kind="stable")[:_BEST_BOXES]
+    return float(np.abs(reference["boxes"][0, best] - emitted["boxes"][0, best]).mean())
+
+
+def _class_map(outputs: Outputs) -> NDArray[Any] | None:
+    if "logits" in outputs:
+        return outputs["logits"].argmax(axis=1)  # type: ignore[no-any-return]
+    return outputs.get("class_map")
+
+
+def concerns(precision: str, facts: Mapping[str, float]) -> list[str]:
+    """Warnings, where a graph is further from float than its precision explains."""
+    sqnr, agreement = _EXPECTED[precision]
+    found = [
+        f"{name.split('_')[0]} carry noise: {facts[name]:.1f} dB SQNR, expected at least {sqnr:g}"
+        for name in ("scores_sqnr_db", "logits_sqnr_db")
+        if facts.get(name, sqnr) < sqnr
+    ]
+    if facts.get("map_agreement", 1.0) < agreement:
+        found.append(f"{facts['map_agreement']:.1%} of the pixels agree with float, expected at least {agreement:.1%}")
+    return found
+
+
+def speed_ratio(reference: bytes, candidate: bytes, tensor: NDArray[Any]) -> float:
+    """How many times faster `candidate` runs than `reference` on this machine's CPU: one thread each, one process,
+    interleaved, medians."""
+    sessions = [open_session(graph, threads=1) for graph in (reference, candidate)]
+    feeds = [{session.inputs[0].name: tensor} for session in sessions]
+    times: tuple[list[float], list[float]] = ([], [])
+    for round_number in range(_ROUNDS + 2):
+        for session, feed, taken in zip(sessions, feeds, times, strict=True):
+            start = time.perf_counter()
+            session.run(feed)
+            if round_number >= 2:
+                taken.append(time.perf_counter() - start)
+    return statistics.median(times[0]) / statistics.median(times[1])
