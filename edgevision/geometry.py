@@ -39,13 +39,15 @@ class Placement:
         """Map boxes (n, 4) from input pixels to source pixels, clipped to the source picture; a new array."""
         (sw, sh), (cw, ch) = self.source_wh, self.content_wh
         # In float64, so that the content's corners are the source's corners and only the result is rounded.
-        boxes = (xyxy - np.array(self.offset_xy * 2, np.float64)) * np.array([sw / cw, sh / ch] * 2)
-        inside: NDArray[np.float32] = np.clip(boxes, 0, np.array([sw, sh, sw, sh]), out=boxes).astype(np.float32)
-        return inside
+        boxes: NDArray[np.float64] = (xyxy - np.array(self.offset_xy * 2, np.float64)) * np.array(
+            [sw / cw, sh / ch] * 2
+        )
+        np.clip(boxes, 0, np.array([sw, sh, sw, sh]), out=boxes)
+        return boxes.astype(np.float32)
 
     def to_input(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map boxes (n, 4) from source pixels to input pixels; a new array."""
-        boxes = xyxy * np.array(self.scale_xy * 2, np.float64) + np.array(self.offset_xy * 2)
+        boxes: NDArray[np.float64] = xyxy * np.array(self.scale_xy * 2, np.float64) + np.array(self.offset_xy * 2)
         return boxes.astype(np.float32)
 
 
