@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Lane:
 
     Attributes:
         timing_ms: duration of the last call's stages: `preprocess`, `inference`, `postprocess`.
+        perturb: where set, it is given the input tensor and returns the one to infer instead (evaluation's dither).
     """
 
     def __init__(self, session: Session, manifest: Manifest, selection: Selection | None) -> None:
@@ -48,6 +50,7 @@ class Lane:
         self._picture = self._tensor[0]
         self._inputs = {manifest.preprocess.input_name: self._tensor}
         self.timing_ms: dict[str, float] = {}
+        self.perturb: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 
     def __call__(self, frame: Frame | NDArray[np.uint8]) -> Result:
         """Detections or a class map, in pixels of the given picture.
@@ -63,7 +66,7 @@ class Lane:
         start = time.perf_counter()
         placement = self._preprocess(image, self._picture)
         prepared = time.perf_counter()
-        outputs = self._session.run(self._inputs)
+        outputs = self._session.run(self._inputs if self.perturb is None else self._perturbed(self.perturb))
         inferred = time.perf_counter()
         result = self._postprocess(outputs, placement)
         done = time.perf_counter()
@@ -73,6 +76,9 @@ class Lane:
             "postprocess": (done - inferred) * 1e3,
         }
         return result
+
+    def _perturbed(self, perturb: Callable[[NDArray[Any]], NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {name: perturb(tensor) for name, tensor in self._inputs.items()}
 
     def close(self) -> None:
         """Free the session's buffers; may be called twice."""
