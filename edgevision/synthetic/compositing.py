@@ -91,14 +91,15 @@ def lay_body(
     patch = cv2.warpAffine(sprite.bgra, matrix, size, flags=cv2.INTER_LINEAR)
     local = from_world - [[0, 0, x0], [0, 0, y0]]
     below = cv2.warpAffine(labels, local, size, flags=cv2.INTER_NEAREST)
-    canopy = cv2.compare(below, VEGETATION, cv2.CMP_EQ)
-    if cv2.countNonZero(canopy):
-        patch = cv2.bitwise_and(patch, patch, mask=cv2.bitwise_not(canopy))
+    # numpy compares, because cv2.compare takes a patch of 4x1 pixels for a scalar.
+    clear = (below != VEGETATION).view(np.uint8)
+    if cv2.countNonZero(clear) < clear.size:
+        patch = cv2.bitwise_and(patch, patch, mask=clear)
     alpha = cv2.extractChannel(patch, 3)
     target = image[y0:y1, x0:x1]
     _dim(target, alpha)
     cv2.add(target, cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR), target)
-    return np.asarray(cv2.compare(alpha, _HALF_COVERED, cv2.CMP_GT), np.uint8)
+    return np.asarray(cv2.threshold(alpha, _HALF_COVERED, 255, cv2.THRESH_BINARY)[1], np.uint8)
 
 
 def _dim(target: NDArray[np.uint8], cover: NDArray[np.uint8]) -> None:

@@ -104,6 +104,8 @@ class Plots:
 
     def hedge(self, cell: Cell) -> None:
         """Bushes in line, across the cell."""
+        if cell.size_wh[0] < 80:
+            return
         x = float(self.rng.uniform(cell.x0 + 40, cell.x1 - 40))
         for y in np.arange(cell.y0 + 20, cell.y1 - 20, 26.0):
             if self.ground.is_free((x, y), (14, 14)) and self.rng.random() < 0.85:
