@@ -163,7 +163,7 @@ class SemanticPostprocess:
         )
         self._names = manifest.labels
         self._has_map = class_map is not None
-        self._mapper = ClassMapper(manifest.preprocess.input_wh)
+        self._mapper = ClassMapper(manifest.preprocess.input_wh, classes)
 
     def __call__(self, outputs: Mapping[str, NDArray[Any]], placement: Placement) -> SegmentationMap:
         classes = outputs["class_map"][0] if self._has_map else self._mapper.argmax(outputs["logits"][0])

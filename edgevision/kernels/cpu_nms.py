@@ -8,8 +8,6 @@ max_detections, and in practice by the boxes needed to fill the result.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +48,7 @@ def suppress(
         usable = (confidence > thresholds[class_id]) & (width > 0) & (height > 0) & (width * height < np.inf)
         order = np.flatnonzero(usable)
         order = order[_descending(confidence[order])[:MAX_CANDIDATES]]
-        groups = None if nms.class_agnostic else class_id[order]
+        groups = 0 if nms.class_agnostic else class_id[order]
         kept = order[_greedy(corners[order], groups, nms.iou_threshold, nms.max_detections)]
     return corners[kept], confidence[kept], class_id[kept]
 
@@ -91,35 +89,34 @@ def _descending(confidence: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _greedy(
-    corners: NDArray[np.float32], groups: NDArray[np.int64] | None, iou_threshold: float, limit: int
+    corners: NDArray[np.float32], groups: NDArray[np.int64] | int, iou_threshold: float, limit: int
 ) -> NDArray[np.int64]:
-    """Positions of the boxes that stay, from boxes in descending order of score."""
-    x1, y1, x2, y2 = corners.T
-    columns = np.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1)])
+    """Positions of the boxes that stay, from boxes in descending order of score; only equal groups suppress."""
+    columns = np.empty((6, len(corners)), np.float32)
+    columns[:4] = corners.T
+    np.multiply(columns[2] - columns[0], columns[3] - columns[1], out=columns[4])
+    columns[5] = groups  # class numbers are exact in float32
     threshold = np.float32(iou_threshold)
-
-    def overlaps(a: Any, b: Any) -> NDArray[np.bool_]:
-        over = _overlaps(columns[:, a], columns[:, b], threshold)
-        if groups is not None:
-            over &= groups[a, None] == groups[b]
-        return over
-
     kept = np.empty(min(limit, len(corners)), np.int64)
+    best = np.empty((6, len(kept)), np.float32)
     count = 0
     for start in range(0, len(corners), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(corners)))
+        boxes = columns[:, start : start + _BLOCK]
         if count:
-            block = block[~overlaps(kept[:count], block).any(axis=0)]
-        chosen = _pick(overlaps(block, block), len(kept) - count)
-        kept[count : count + len(chosen)] = block[chosen]
-        count += len(chosen)
+            free = np.flatnonzero(~_overlaps(best[:, :count], boxes, threshold).any(axis=0))
+            block, boxes = block[free], boxes[:, free]
+        chosen = _pick(_overlaps(boxes, boxes, threshold), len(kept) - count)
+        end = count + len(chosen)
+        kept[count:end], best[:, count:end] = block[chosen], boxes[:, chosen]
+        count = end
         if count == len(kept):
             break
     return kept[:count]
 
 
 def _overlaps(a: NDArray[np.float32], b: NDArray[np.float32], threshold: np.float32) -> NDArray[np.bool_]:
-    """(m, n): which of boxes a (5, m) and b (5, n) overlap by more than `threshold`; rows x1, y1, x2, y2, area."""
+    """(m, n): which of boxes a (6, m) suppress which of b (6, n); rows x1, y1, x2, y2, area, group."""
     intersection = np.minimum.outer(a[2], b[2])
     work = np.maximum.outer(a[0], b[0])
     intersection -= work
@@ -133,6 +130,7 @@ def _overlaps(a: NDArray[np.float32], b: NDArray[np.float32], threshold: np.floa
     union -= intersection
     union *= threshold
     over: NDArray[np.bool_] = intersection > union
+    over &= np.equal.outer(a[5], b[5])
     return over
 
 

@@ -19,11 +19,18 @@ from edgevision.optional import require
 class ClassMapper:
     """Turns logits and class maps into source-size class maps. Has scratch memory: one instance per worker."""
 
-    def __init__(self, input_wh: tuple[int, int]) -> None:
+    def __init__(self, input_wh: tuple[int, int], classes: int) -> None:
         self._cv2: Any = require("cv2", "segmentation")
         self._input_wh = input_wh
-        self._scratch: dict[str, NDArray[Any]] = {}
         self._placed: tuple[Placement, tuple[int, ...]] | None = None
+        shape = input_wh[::-1]
+        self._best, self._plane = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self._wins = np.empty(shape, np.bool_)
+        if classes <= 255:
+            self._ranks: NDArray[Any] = self._wins.view(np.uint8)
+            self._classes: NDArray[Any] = np.empty(shape, np.uint8)
+        else:
+            self._ranks, self._classes = np.empty(shape, np.int32), np.empty(shape, np.int32)
 
     def argmax(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Class of every input pixel.
@@ -34,30 +41,26 @@ class ClassMapper:
         Returns:
             (input h, input w) uint8, int32 above 255 classes; valid until the next call.
         """
-        width, height = self._input_wh
-        dtype = np.uint8 if len(logits) <= 255 else np.int32
-        if "best" not in self._scratch:
-            for name, kind in (("best", np.float32), ("plane", np.float32), ("wins", dtype), ("classes", dtype)):
-                self._scratch[name] = np.empty((height, width), kind)
-        best, wins, classes = (self._scratch[name] for name in ("best", "wins", "classes"))
-        best.fill(-np.inf)
+        best, wins, ranks, classes = self._best, self._wins, self._ranks, self._classes
         classes.fill(0)
+        np.fmax(self._upsampled(logits[0]), -np.inf, out=best)
         # One class plane at a time: memory does not grow with the number of classes. Classes come in rising order,
-        # so a new winner's number is always the larger one and needs no masked store.
-        for number, logit in enumerate(logits):
-            plane = self._upsampled(logit)
-            np.greater(plane, best, out=wins, casting="unsafe")
-            wins *= dtype(number)
-            np.maximum(classes, wins, out=classes)
+        # so a new winner's number is always the larger one, which saves a masked store.
+        for number in range(1, len(logits)):
+            plane = self._upsampled(logits[number])
+            np.greater(plane, best, out=wins)
+            np.multiply(wins.view(np.uint8), classes.dtype.type(number), out=ranks)
+            np.maximum(classes, ranks, out=classes)
             np.fmax(best, plane, out=best)
         return classes
 
     def _upsampled(self, logit: NDArray[np.float32]) -> NDArray[np.float32]:
-        if logit.shape == self._input_wh[::-1]:
+        if logit.shape == self._plane.shape:
             return logit
-        return self._cv2.resize(  # type: ignore[no-any-return]
-            logit, self._input_wh, dst=self._scratch["plane"], interpolation=self._cv2.INTER_LINEAR
+        plane: NDArray[np.float32] = self._cv2.resize(
+            logit, self._input_wh, dst=self._plane, interpolation=self._cv2.INTER_LINEAR
         )
+        return plane
 
     def to_source(self, class_map: NDArray[Any], placement: Placement) -> NDArray[Any]:
         """Class of every source pixel.
