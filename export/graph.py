@@ -114,7 +114,7 @@ class Graph:
     def add_constant(self, stem: str, value: NDArray[Any]) -> str:
         """Store `value` as an initialiser under a fresh name and return the name."""
         name = self.fresh(stem)
-        self.proto.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.proto.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         self.constants[name] = value
         return name
 

@@ -1,0 +1,58 @@
+"""TensorRT's INT8 graph: explicit Q/DQ with zero point 0, all other tensors typed FP16, the decode in FP32.
+
+One Q per tensor, at the inputs that the plan names; weights stored as int8 with a DQ, one scale per output channel;
+biases in float (TensorRT refuses int32 ones). Scales are FP16 values from the start, rounded up, and the weights are
+quantised with the rounded ones, so that typing the graph changes no grid.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgevision.export.graph import Graph
+from edgevision.export.grids import Ranges, channel_limits, half_scales, range_of, to_int8
+from edgevision.export.half import to_half
+from edgevision.export.placement import Plan
+from edgevision.export.qdq import QdqWriter
+from edgevision.export.structure import key, weight_of
+from edgevision.export.tensorrt_rules import validate_tensorrt
+
+
+def emit_tensorrt(graph: Graph, plan: Plan, ranges: Ranges, method: str = "mse") -> Graph:
+    """The typed INT8 graph.
+
+    Args:
+        graph: float, in normal form, the one that `plan` was made for; left unchanged.
+        ranges: of the tensors in `plan.observed`.
+        method: how a grid's limit is chosen, see `edgevision.calibration`.
+
+    Raises:
+        CalibrationError: a tensor has no range, or its range has no FP16 scale.
+        ModelError: the result breaks one of TensorRT's rules (a bug worth reporting).
+    """
+    source = graph.copy()
+    writer = QdqWriter(source)
+    dequantized: dict[str, str] = {}
+
+    def activation(tensor: str) -> str:
+        if tensor not in dequantized:
+            limit = range_of(ranges, tensor).symmetric_limit(method)
+            grid = writer.grid(tensor, half_scales(np.float64(limit)), np.int8(0))
+            quantized = writer.quantize(tensor, grid, tensor)
+            dequantized[tensor] = writer.dequantize(quantized, grid, writer.fresh(f"{tensor}/dequantized"))
+        return dequantized[tensor]
+
+    for node in list(source.nodes):
+        inputs = list(node.input)
+        for index in plan.tensorrt_inputs.get(key(node), ()):
+            inputs[index] = activation(inputs[index])
+        weight = weight_of(source, node)
+        if weight is not None and key(node) in plan.tensorrt_inputs:
+            values, axis = source.constants[weight.name], weight.channel_axis
+            scales = half_scales(channel_limits(values, axis))
+            inputs[1] = writer.constant(weight.name, to_int8(values, scales, axis), scales, axis)
+        node.input[:] = inputs
+        writer.nodes.append(node)
+    result = to_half(writer.finish())
+    validate_tensorrt(result)
+    return result

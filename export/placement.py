@@ -1,0 +1,208 @@
+"""Where the INT8 goes: a decision and its reason, in words, for every node and both targets.
+
+TensorRT's rules are NVIDIA's recommendations for explicit quantisation: all inputs of weighted operators, not their
+outputs, the identity branch of a residual Add; commuting operators (pooling, joins, reshapes) take the grid of the
+convolution behind them, because TensorRT moves Q and DQ through them itself. Head outputs and the decode stay float.
+The shape limits are those that nvidia-modelopt states for INT8 convolution kernels. ONNX Runtime's rules are in
+`placement_cpu`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+
+from edgevision.export.graph import Graph, attribute
+from edgevision.export.placement_cpu import CpuSite, plan_cpu
+from edgevision.export.structure import (
+    WEIGHTED,
+    activations,
+    decode_nodes,
+    gate_nodes,
+    head_nodes,
+    key,
+    residual_input,
+    weight_of,
+)
+
+# The fewest channels (inputs and outputs of a matrix product) for which an INT8 kernel pays.
+_FEWEST_CHANNELS = 16
+_COMMUTING = frozenset(
+    ["MaxPool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Identity", "DepthToSpace", "SpaceToDepth", "Expand", "Tile"]
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a node computes in.
+
+    Attributes:
+        node: its name, or its first output where it has none.
+        operator: its type.
+        int8: whether its inputs are quantised.
+        reason: why, in words.
+    """
+
+    node: str
+    operator: str
+    int8: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Placement for both targets; nodes are identified by `structure.key`.
+
+    Attributes:
+        tensorrt: node -> decision for TensorRT's graph.
+        tensorrt_inputs: node -> indices of its activation inputs that get Q/DQ there.
+        cpu: node -> decision for ONNX Runtime's graph.
+        cpu_sites: node -> what of it is quantised there, in graph order.
+        observed: tensors whose ranges either emitter needs.
+    """
+
+    tensorrt: dict[str, Decision]
+    tensorrt_inputs: dict[str, tuple[int, ...]]
+    cpu: dict[str, Decision]
+    cpu_sites: dict[str, CpuSite]
+    observed: tuple[str, ...]
+
+
+def plan_placement(graph: Graph, *, residuals: bool = True) -> Plan:
+    """Decide for every node of a float graph in normal form, its constants folded.
+
+    Args:
+        graph: left unchanged.
+        residuals: quantise the identity branch of residual Adds for TensorRT, so that the Add fuses into the
+            convolution before it with an INT8 result.
+
+    Raises:
+        onnx.shape_inference.InferenceError: the graph contradicts itself.
+    """
+    graph = graph.copy()
+    graph.infer_shapes()
+    decode = decode_nodes(graph)
+    heads = head_nodes(graph, decode)
+    gates = gate_nodes(graph)
+    first = _first_layers(graph)
+    tensorrt: dict[str, Decision] = {}
+    inputs: dict[str, tuple[int, ...]] = {}
+
+    def decide(node: onnx.NodeProto, quantised: Iterable[int], reason: str) -> None:
+        indices = tuple(quantised)
+        tensorrt[key(node)] = Decision(node.name or key(node), node.op_type, bool(indices), reason)
+        if indices:
+            inputs[key(node)] = indices
+
+    for node in graph.nodes:
+        if key(node) in decode:
+            decide(node, (), "decode: float32")
+        elif node.op_type in WEIGHTED:
+            obstacle = _obstacle(graph, node, heads, gates, first)
+            if obstacle:
+                decide(node, (), obstacle)
+            else:
+                decide(node, (0,), "weighted, per-channel weights")
+    for node in graph.nodes:
+        if key(node) not in tensorrt:
+            decide(node, *_unweighted(graph, node, inputs, residuals))
+    sites, cpu_reasons = plan_cpu(graph, decode, heads, gates)
+    cpu = {
+        key(node): Decision(node.name or key(node), node.op_type, key(node) in sites, cpu_reasons[key(node)])
+        for node in graph.nodes
+    }
+    return Plan(tensorrt, inputs, cpu, sites, _observed(graph, inputs, sites))
+
+
+def _obstacle(graph: Graph, node: onnx.NodeProto, heads: set[str], gates: set[str], first: set[str]) -> str:
+    """Why a weighted operator cannot or should not run in INT8 on TensorRT; empty when nothing speaks against it."""
+    weight = weight_of(graph, node)
+    if weight is None:
+        return "weights are not a constant on the right-hand side"
+    if key(node) in heads:
+        return "head output: its result is decoded without another layer to average its error"
+    if key(node) in gates:
+        return "squeeze-and-excitation gate on a 1x1 map: no time to save, whole channels to lose"
+    shape = graph.constants[weight.name].shape
+    if node.op_type in ("Gemm", "MatMul"):
+        return _small_product(graph, node, shape)
+    if len(shape) != 4:
+        return f"{len(shape) - 2}-D convolution: INT8 kernels are two-dimensional"
+    return "" if node.op_type == "ConvTranspose" else _small_convolution(node, shape, key(node) in first)
+
+
+def _small_product(graph: Graph, node: onnx.NodeProto, shape: tuple[int, ...]) -> str:
+    if min(shape) < _FEWEST_CHANNELS:
+        return f"{shape[0]}x{shape[1]} matrix: too small for an INT8 kernel to pay"
+    left = graph.shape(node.input[0])
+    rows = None if left is None else left[-1 if node.op_type == "Gemm" and attribute(node, "transA", 0) else -2]
+    if rows is None or rows == 1:
+        return "matrix times vector: limited by reading the weights, INT8 kernels need several rows"
+    return ""
+
+
+def _small_convolution(node: onnx.NodeProto, shape: tuple[int, ...], first: bool) -> str:
+    outputs, inputs, *kernel = shape
+    groups = attribute(node, "group", 1)
+    if min(outputs, inputs) >= _FEWEST_CHANNELS:
+        return ""
+    if groups > 1 and outputs % 8 == 0 and min(kernel) >= 3:
+        return ""
+    aligned = outputs % 8 == 0 or inputs % 8 == 0
+    if groups == 1 and aligned and (first or outputs >= _FEWEST_CHANNELS * inputs) and kernel[0] == kernel[1]:
+        return ""
+    return f"{inputs} to {outputs} channels in {groups} group(s): too few for an INT8 kernel to pay"
+
+
+def _unweighted(
+    graph: Graph, node: onnx.NodeProto, quantised: dict[str, tuple[int, ...]], residuals: bool
+) -> tuple[tuple[int, ...], str]:
+    """Quantised inputs of an operator without weights, and why."""
+    identity = residual_input(graph, node)
+    if identity is not None:
+        branch = node.input[1 - identity]
+        if not residuals:
+            return (), "residual Add: kept float on request"
+        if _straight_int8(graph, branch, quantised):
+            return (identity,), "residual Add: identity branch quantised, the sum fuses into the convolution"
+        return (), "residual Add behind a convolution that is float itself"
+    if node.op_type in _COMMUTING or (node.op_type == "Resize" and attribute(node, "mode", b"nearest") == b"nearest"):
+        return (), "moves values without computing: takes the grid of the layer behind it"
+    return (), "no weights: float16"
+
+
+def _straight_int8(graph: Graph, branch: str, quantised: dict[str, tuple[int, ...]]) -> bool:
+    """Whether the operator that makes `branch` is an INT8 convolution whose only reader is this Add, so that TensorRT
+    can fuse the two."""
+    node = graph.producer.get(branch)
+    return node is not None and key(node) in quantised and len(graph.consumers[branch]) == 1
+
+
+def _first_layers(graph: Graph) -> set[str]:
+    """Keys of the weighted operators that no other one comes before."""
+    behind: set[str] = set()
+    found = set()
+    for node in graph.nodes:
+        if behind.intersection(node.input):
+            behind.update(node.output)
+        elif node.op_type in WEIGHTED:
+            found.add(key(node))
+            behind.update(node.output)
+    return found
+
+
+def _observed(graph: Graph, inputs: dict[str, tuple[int, ...]], sites: dict[str, CpuSite]) -> tuple[str, ...]:
+    """Tensors that need a range, in graph order."""
+    needed: dict[str, None] = {}
+    for node in graph.nodes:
+        for index in inputs.get(key(node), ()):
+            needed[node.input[index]] = None
+        site = sites.get(key(node))
+        if site is not None:
+            needed.update(dict.fromkeys(node.input[index] for index in activations(graph, node)))
+            needed[site.tensor] = None
+    followers = {site.tensor for site in sites.values() if site.grid_of is not None}
+    wanted = {node.input[i] for node in graph.nodes for i in inputs.get(key(node), ())}
+    return tuple(name for name in needed if name not in followers or name in wanted)
