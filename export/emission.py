@@ -9,6 +9,8 @@ from typing import Any
 import onnx
 
 from edgevision.calibration import RangeTable
+from edgevision.export.emit_cpu import emit_cpu
+from edgevision.export.emit_tensorrt import emit_tensorrt
 from edgevision.export.graph import DECODE_PREFIX, Graph
 from edgevision.export.half import to_half
 from edgevision.export.placement import Decision, Plan
@@ -45,9 +47,6 @@ def emit(
     if precision == "fp16":
         emitted.add("tensorrt.onnx", to_half(graph), "fp16")
     if precision == "int8":
-        from edgevision.export.emit_cpu import emit_cpu
-        from edgevision.export.emit_tensorrt import emit_tensorrt
-
         assert plan is not None
         assert ranges is not None
         emitted.add("tensorrt.onnx", emit_tensorrt(graph, plan, ranges, method), "int8")

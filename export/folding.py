@@ -137,7 +137,9 @@ def _replace(graph: Graph, values: dict[str, NDArray[Any]]) -> int:
     if gone:
         read = {name for node in kept for name in _reads(node)} | set(graph.outputs)
         graph.proto.initializer.extend(
-            numpy_helper.from_array(np.asarray(value, order="C"), name) for name, value in values.items() if name in read
+            numpy_helper.from_array(np.asarray(value, order="C"), name)
+            for name, value in values.items()
+            if name in read
         )
         graph.replace_nodes(kept)
     return gone

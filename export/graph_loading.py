@@ -49,8 +49,7 @@ def load_graph(source: Path | str | bytes, input_wh: tuple[int, int] | None = No
             we cannot carry, or contradicts itself.
         UsageError: the input's size is open and was not given, or is fixed and another was given.
     """
-    data, folder = _read(source)
-    model = _parse(data, source)
+    model, data, folder = read_model(source)
     versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     external = load_external_data(model, folder, LIMIT_BYTES - len(data))
     _check(model)
@@ -74,6 +73,16 @@ def load_graph(source: Path | str | bytes, input_wh: tuple[int, int] | None = No
         "fixed_dimensions": fixed,
     }
     return LoadedModel(graph, metadata, sha256(data), facts)
+
+
+def read_model(source: Path | str | bytes) -> tuple[onnx.ModelProto, bytes, Path | None]:
+    """The parsed file, unchecked; its bytes; and the folder it lies in (None for bytes).
+
+    Raises:
+        ModelError: it is missing, too large, or not ONNX.
+    """
+    data, folder = _read(source)
+    return _parse(data, source), data, folder
 
 
 def _read(source: Path | str | bytes) -> tuple[bytes, Path | None]:

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgevision
-from edgevision.bundle import Bundle, write_bundle
+from edgevision.bundle import write_bundle
 from edgevision.calibration import CalibrationImages, RangeTable, load_or_collect
-from edgevision.errors import ModelError, UsageError
+from edgevision.errors import UsageError
+from edgevision.export.acceptance import choose_cpu_graph, measure_accuracy, verify
 from edgevision.export.config import ExportConfig
-from edgevision.export.emission import Emitted, emit
+from edgevision.export.emission import emit
 from edgevision.export.placement import plan_placement
 from edgevision.export.preparation import PreparedModel, prepare
 from edgevision.export.report import ExportReport
-from edgevision.export.verification import compare, concerns, input_tensors, run_graph, speed_ratio
-from edgevision.machine import cpu_name
 from edgevision.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgevision.evaluation import Dataset
-
-# An INT8 graph on the CPU must be worth its error.
-_LEAST_SPEED_UP = 1.1
 
 
 def export_model(source: Path | str, output: Path | str, config: ExportConfig) -> ExportReport:
@@ -60,7 +55,10 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
         main = emitted.infos.get("tensorrt.onnx", emitted.infos["model.onnx"])
         report.layers_int8, report.layers_float = main.layers_int8, main.layers_float
     with report.step("verify") as facts:
-        cpu_graph, reason = _verify(emitted, prepared, images, facts, report.warnings)
+        facts.update(verify(emitted, prepared.preprocess, images, report.warnings))
+    with report.step("choose") as choice:
+        cpu_graph, reason = choose_cpu_graph(emitted, prepared.preprocess, images, facts.get("cpu.onnx"))
+        choice.update(cpu_graph=cpu_graph, reason=reason)
     manifest = Manifest(
         name=prepared.name,
         task=prepared.task,
@@ -78,10 +76,10 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
     files = dict(emitted.graphs)
     if ranges is not None:
         files["ranges.json"] = ranges.to_json().encode()
-    if dataset is not None:
+    if dataset is not None and config.max_drop is not None:
         with report.step("accuracy") as facts:
-            report.accuracy = _measure_accuracy(manifest, files, dataset, config)
-            facts.update(report.accuracy)
+            report.accuracy = measure_accuracy(manifest, files, dataset, config.max_drop, quiet=config.quiet)
+            facts.update(dataset=config.dataset)
         if not report.accuracy["passed"]:
             return report
     report.bundle = str(output)
@@ -130,69 +128,3 @@ def _calibrate(
     facts.update(images=ranges.images, skipped=list(ranges.skipped), origin=origin, method=config.calibration_method)
     warnings.extend(ranges.warnings)
     return ranges
-
-
-def _verify(
-    emitted: Emitted,
-    prepared: PreparedModel,
-    images: CalibrationImages | None,
-    facts: dict[str, Any],
-    warnings: list[str],
-) -> tuple[str, str]:
-    """Compare every graph with the float one; returns the graph for ONNX Runtime's CPU provider, and why that one."""
-    inputs = input_tensors(prepared.preprocess, images)
-    facts["pictures"] = f"{len(inputs)} {'drawn, seeded ones' if images is None else 'of the calibration pictures'}"
-    try:
-        reference = run_graph(emitted.graphs["model.onnx"], inputs, exact=False)
-    except ModelError as error:
-        raise ModelError(f"the float model itself fails: {error}") from error
-    reason = "float is the only CPU form of this bundle"
-    for name in sorted(emitted.graphs.keys() - {"model.onnx"}):
-        try:
-            outputs = run_graph(emitted.graphs[name], inputs, exact=name.startswith("tensorrt"))
-        except ModelError as error:
-            raise ModelError(f"{name}: {error}") from error
-        likeness = facts[name] = compare(reference, outputs)
-        doubts = concerns(emitted.infos[name].precision, likeness)
-        if name != "cpu.onnx":
-            warnings.extend(f"{name}: {doubt}" for doubt in doubts)
-            continue
-        ratio = speed_ratio(emitted.graphs["model.onnx"], emitted.graphs[name], inputs[0])
-        facts["cpu_speed_up"] = round(ratio, 2)
-        measured = f"INT8 ran {ratio:.2f} times as fast as float, one thread, on {cpu_name()}"
-        if ratio >= _LEAST_SPEED_UP and not doubts:
-            return "cpu.onnx", measured
-        del emitted.graphs[name], emitted.infos[name]
-        reason = f"float, because {'; '.join(doubts) if doubts else measured}"
-    return "model.onnx", reason
-
-
-def _measure_accuracy(
-    manifest: Manifest, files: dict[str, bytes], dataset: Dataset, config: ExportConfig
-) -> dict[str, Any]:
-    """Float and INT8 on the user's data set, from a bundle in a temporary folder."""
-    from edgevision.evaluation import evaluate
-    from edgevision.model import Model
-
-    metric = "map_50_95" if manifest.task == "detection" else "miou"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "candidate.edge"
-        write_bundle(path, manifest, files)
-        values = {}
-        for label, options in (
-            ("float", {"precision": "fp32"}),
-            ("int8_tensorrt", {"precision": "int8", "graph": "tensorrt"}),
-            *((("int8_cpu", {"precision": "int8", "graph": "cpu"}),) if "cpu.onnx" in manifest.graphs else ()),
-        ):
-            with Model(Bundle(path), **options) as model:  # type: ignore[arg-type]
-                values[label] = evaluate(model, dataset, quiet=config.quiet)[metric]
-    drop = 100 * (values["float"] - min(values.values()))
-    assert config.max_drop is not None
-    return {
-        "dataset": config.dataset,
-        "metric": metric,
-        **values,
-        "drop_points": round(drop, 2),
-        "max_drop_points": config.max_drop,
-        "passed": drop <= config.max_drop,
-    }

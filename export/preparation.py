@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,24 @@ class PreparedModel:
     preprocess: Preprocess
     nms: Nms | None
     source_sha256: str
-    report: ExportReport = field(default_factory=ExportReport)
+    report: ExportReport
 
 
-def prepare(source: Path | str | bytes, config: ExportConfig) -> PreparedModel:
+def prepare(source: Path | str | bytes, config: ExportConfig, report: ExportReport | None = None) -> PreparedModel:
     """Load a model, recognise its family and bring it into normal form; nothing is written.
+
+    Args:
+        source: path of an .onnx file, or its bytes.
+        config: options.
+        report: where to note the steps; it keeps those that were done when an error ends the work.
 
     Raises:
         ModelError: the file cannot be used, or does not say something that is needed (the message says which flag
             would).
         UsageError: the configuration does not fit the model.
     """
-    report = ExportReport(precision=config.resolved_precision)
+    report = ExportReport() if report is None else report
+    report.precision = config.resolved_precision
     with report.step("load") as facts:
         loaded = load_graph(source, config.input_wh)
         graph = loaded.graph

@@ -104,12 +104,13 @@ def _text(report: Mapping[str, Any]) -> str:
             for name, facts in verified.items()
         ]
         lines += ["", f"against float, on {steps['verify']['facts']['pictures']}:", table(["graph", *columns], rows)]
+    lines.append(f"\nONNX Runtime runs {steps['choose']['facts']['cpu_graph']}: {steps['choose']['facts']['reason']}")
     if report["accuracy"]:
         accuracy = report["accuracy"]
         verdict = "kept" if accuracy["passed"] else "MISSED"
         lines.append(
-            f"\n{accuracy['metric']}: float {accuracy['float']:.4f}, INT8 loses {accuracy['drop_points']:.2f} points; "
-            f"goal of at most {accuracy['max_drop_points']:g} {verdict}"
+            f"\n{accuracy['metric']}: float {accuracy['model.onnx']:.4f}, INT8 loses {accuracy['drop_points']:.2f} "
+            f"points; goal of at most {accuracy['max_drop_points']:g} {verdict}"
         )
     lines += ["", *(f"warning: {warning}" for warning in report["warnings"])]
     lines.append(f"wrote {report['bundle']}" if report["bundle"] else "nothing written")

@@ -9,8 +9,9 @@ dh with weights 10, 10, 5, 5, sizes clamped at log(1000 / 16)); Linzaer, Ultra-L
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -23,6 +24,10 @@ from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, 
 from edgevision.export.output_structure import class_activation, decoded_unit
 from edgevision.export.priors import FORMATS, detect_format, read_priors, to_centres
 from edgevision.manifest import Nms
+
+T = TypeVar("T")
+BoxFacts = tuple[str, NDArray[np.float64] | None, dict[str, object]]
+_NO_BOXES: BoxFacts = ("", None, {})
 
 _VARIANCES = (0.1, 0.1, 0.2, 0.2)
 _CODERS = ("tf", "torchvision", "corners", "corners-pixels")
@@ -51,11 +56,15 @@ class SsdHead:
         """See heads.base.Head."""
         graph = model.graph
         scores, boxes, priors = match.found["scores"], match.found["boxes"], match.found["priors"]
-        activation, activation_source = self._activation(model, scores)
         columns = (graph.shape(scores) or (0, 0, 0))[2]
+        # Everything that is missing is asked for at once.
+        missing: list[str] = []
+        activation, activation_source = _ask(missing, lambda: self._activation(model, scores), ("none", ""))
         softmax = activation == "softmax" or class_activation(graph, scores) == "Softmax"
-        background, background_source = self._background(model, columns, softmax)
-        coder, centres, box_facts = self._boxes(model, boxes, priors)
+        background, background_source = _ask(missing, lambda: self._background(model, columns, softmax), (False, ""))
+        coder, centres, box_facts = _ask(missing, lambda: self._boxes(model, boxes, priors), _NO_BOXES)
+        if missing:
+            raise ModelError(";\n".join(missing))
 
         decode = Decode(graph)
         mark_decode(graph, [scores], frozenset({"Sigmoid", "Softmax"}))
@@ -132,9 +141,7 @@ class SsdHead:
             "--labels (their number tells), or --head background=yes or --head background=no"
         )
 
-    def _boxes(
-        self, model: SourceModel, boxes: str, priors: str | None
-    ) -> tuple[str, NDArray[np.float64] | None, dict[str, object]]:
+    def _boxes(self, model: SourceModel, boxes: str, priors: str | None) -> BoxFacts:
         """The coder, the priors as cx, cy, w, h (None for decoded corners), and facts."""
         stated = choice(model, self, "coder", _CODERS)
         unit = decoded_unit(model.graph, boxes)
@@ -194,6 +201,15 @@ class SsdHead:
         if len(numbers) != 4 or not all(math.isfinite(v) and v > 0 for v in numbers):
             raise UsageError(f"variances are four positive numbers (or two: centre, size), got {given!r}")
         return numbers
+
+
+def _ask(missing: list[str], question: Callable[[], T], default: T) -> T:
+    """The answer to `question`, or `default` with its complaint added to `missing`."""
+    try:
+        return question()
+    except ModelError as error:
+        missing.append(str(error))
+        return default
 
 
 def find_outputs(model: SourceModel) -> Match | Refusal:
