@@ -12,18 +12,26 @@ from types import ModuleType
 from edgevision.errors import UsageError
 
 
+def kinds(package: ModuleType) -> list[ModuleType]:
+    """The modules of `package` that take part, by name."""
+    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    return [module for module in modules if hasattr(module, "UNDERSTANDS")]
+
+
+def understood(package: ModuleType) -> str:
+    """What the kinds of `package` understand, one a line."""
+    return "\n".join(f"  {kind.UNDERSTANDS}" for kind in kinds(package))
+
+
 def find_kind(package: ModuleType, uri: str) -> ModuleType:
     """The module of `package` that claims `uri`.
 
     Raises:
         UsageError: none does; lists what is understood.
     """
-    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
-    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
-    kinds = [module for module in modules if hasattr(module, "UNDERSTANDS")]
-    for kind in kinds:
+    for kind in kinds(package):
         if kind.claims(uri):
             return kind
-    listed = "\n".join(f"  {kind.UNDERSTANDS}" for kind in kinds)
     what = package.__name__.rpartition(".")[2].removesuffix("s")
-    raise UsageError(f"{what} {uri!r} is not understood, or does not exist. Understood are:\n{listed}")
+    raise UsageError(f"{what} {uri!r} is not understood, or does not exist. Understood are:\n{understood(package)}")

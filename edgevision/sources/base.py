@@ -44,6 +44,11 @@ class SourceStatus:
         if note:
             self.note(note)
 
+    def end(self) -> None:
+        """The source has nothing more to give; one that failed stays failed."""
+        if self.state != "failed":
+            self.state = "ended"
+
     def note(self, text: str) -> None:
         """Keep a problem that cost no frame, or whose frames are counted elsewhere."""
         if len(self.notes) < _MAX_NOTES:

@@ -54,22 +54,24 @@ class Folder(ClosesOnExit):
     def __iter__(self) -> Iterator[Frame]:
         status = self.status
         status.state = "live"
-        for frame_id, path in enumerate(self._paths):
-            if self._closed:
-                break
-            status.captured += 1
-            try:
-                image = read_picture(path)
-            except SourceError as error:
-                status.drop("decode_error", str(error))
-                continue
-            yield Frame(image, frame_id, status.source_id, name=path.name)
-        if status.dropped.get("decode_error") == len(self._paths):
-            status.state = "failed"
-            raise SourceError(
-                f"none of the {len(self._paths)} pictures of {status.uri} can be read; the first: {status.notes[0]}"
-            )
-        status.state = "ended"
+        try:
+            for frame_id, path in enumerate(self._paths):
+                if self._closed:
+                    break
+                status.captured += 1
+                try:
+                    image = read_picture(path)
+                except SourceError as error:
+                    status.drop("decode_error", str(error))
+                    continue
+                yield Frame(image, frame_id, status.source_id, name=path.name)
+            if status.dropped.get("decode_error") == len(self._paths):
+                status.state = "failed"
+                raise SourceError(
+                    f"none of the {len(self._paths)} pictures of {status.uri} can be read; the first: {status.notes[0]}"
+                )
+        finally:
+            status.end()
 
     def close(self) -> None:
         """Ends the iteration after the current picture."""

@@ -37,8 +37,10 @@ class Picture(ClosesOnExit):
     def __iter__(self) -> Iterator[Frame]:
         self.status.state = "live"
         self.status.captured += 1
-        yield Frame(self._image, 0, self.status.source_id, name=self._name)
-        self.status.state = "ended"
+        try:
+            yield Frame(self._image, 0, self.status.source_id, name=self._name)
+        finally:
+            self.status.end()
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -69,19 +69,21 @@ class Synthetic(ClosesOnExit):
         status.state = "live"
         start_ns = time.monotonic_ns()
         count = itertools.count() if self.frame_count is None else range(self.frame_count)
-        for i in count:
-            due_ns = start_ns + round(i / self.fps * 1e9)
-            if self.live:
-                self._closed.wait(max(0, due_ns - time.monotonic_ns()) / 1e9)
-            if self._closed.is_set():
-                break
-            status.captured += 1
-            if self.live and time.monotonic_ns() > due_ns + 1e9 / self.fps:
-                status.drop("replaced")
-                continue
-            image = self._scene.render(i, with_class_map=False).image
-            yield Frame(image, i, status.source_id, media_time_s=None if self.live else i / self.fps)
-        status.state = "ended"
+        try:
+            for i in count:
+                due_ns = start_ns + round(i / self.fps * 1e9)
+                if self.live:
+                    self._closed.wait(max(0, due_ns - time.monotonic_ns()) / 1e9)
+                if self._closed.is_set():
+                    break
+                status.captured += 1
+                if self.live and time.monotonic_ns() > due_ns + 1e9 / self.fps:
+                    status.drop("replaced")
+                    continue
+                image = self._scene.render(i, with_class_map=False).image
+                yield Frame(image, i, status.source_id, media_time_s=None if self.live else i / self.fps)
+        finally:
+            status.end()
 
     def close(self) -> None:
         """Ends the iteration; also from another thread."""

@@ -70,11 +70,11 @@ class VideoFile(ClosesOnExit):
                 if frame is None:
                     break
                 yield frame
-            self.status.state = "ended"
         except SourceError:
             self.status.state = "failed"
             raise
         finally:
+            self.status.end()
             self.close()
 
     def close(self) -> None:

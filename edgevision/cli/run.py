@@ -1,0 +1,93 @@
+"""`edgevision run`: sources through a model into sinks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import ExitStack
+
+import edgevision.sinks
+import edgevision.sources
+from edgevision.cli.output import finish
+from edgevision.errors import EdgeVisionError, UsageError
+from edgevision.manifest import PRECISIONS
+from edgevision.pipeline import Pipeline
+from edgevision.progress import Progress
+from edgevision.registry import understood
+from edgevision.sinks import open_sink
+from edgevision.sources import open_sources
+
+HELP = "run cameras, videos or pictures through a bundle"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="model.edge, written by: edgevision export")
+    parser.add_argument(
+        "source", metavar="SOURCE", nargs="+", help="cameras, videos, pictures; several run side by side"
+    )
+    parser.add_argument("--sink", metavar="URI", action="append", default=[], help="where results go; repeatable")
+    parser.add_argument("--confidence", type=float, metavar="P", help="least confidence, 0..1 (default: the bundle's)")
+    parser.add_argument("--iou", type=float, metavar="P", help="overlap that suppresses a box, 0..1")
+    parser.add_argument("--classes", metavar="NAMES", help="only these, by name or number: car,truck")
+    parser.add_argument("--max-detections", type=int, metavar="N", help="boxes per picture")
+    parser.add_argument("--max-age-ms", type=float, metavar="MS", help="skip frames of live sources older than this")
+    parser.add_argument("--duration", type=float, metavar="S", help="stop after this many seconds")
+    parser.add_argument("--frames", type=int, metavar="N", help="stop after this many results")
+    parser.add_argument("--precision", choices=PRECISIONS, help="which graph runs (default: the bundle's best here)")
+    parser.add_argument("--graph", choices=("auto", "cpu", "tensorrt"), default="auto", help="whose form of the graph")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        f"sources:\n{understood(edgevision.sources)}\n\nsinks:\n{understood(edgevision.sinks)}\n"
+        "  {source} in a sink's name gives each source an output of its own"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until the sources end, a limit is reached or Ctrl-C; then report."""
+    classes = [int(name) if name.isdecimal() else name for name in args.classes.split(",")] if args.classes else None
+    if len(set(args.sink)) < len(args.sink):
+        raise UsageError(f"each --sink is an output of its own, got one twice: {' '.join(args.sink)}")
+    code, error = 0, None
+    with ExitStack() as opened:
+        model = opened.enter_context(
+            edgevision.load(
+                args.bundle,
+                precision=args.precision,
+                graph=args.graph,
+                threads=1,
+                confidence=args.confidence,
+                iou=args.iou,
+                classes=classes,
+                max_detections=args.max_detections,
+            )
+        )
+        sources = [opened.enter_context(source) for source in open_sources(args.source)]
+        sinks = []
+        for uri in args.sink:
+            sinks.append(open_sink(uri, sources))
+            opened.callback(sinks[-1].close)
+        counts = [source.frame_count for source in sources]
+        total = args.frames or (None if None in counts else sum(count or 0 for count in counts))
+        with Progress("run", total, quiet=args.quiet) as progress:
+            pipeline = Pipeline(
+                model,
+                sources,
+                sinks,
+                max_age_ms=args.max_age_ms,
+                frames=args.frames,
+                duration_s=args.duration,
+                on_result=lambda *_: progress.update(),
+            )
+            # Whatever ends the run, what was processed until then is written and reported.
+            try:
+                pipeline.run()
+            except KeyboardInterrupt:
+                code = 130
+            except EdgeVisionError as caught:
+                code, error = 2, caught
+    report = pipeline.report()
+    finish(args, report.to_json(), report.text())
+    if error is not None:
+        print(f"error: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,178 @@
+"""The two queues of a pipeline: frames on their way to the lanes, results on their way out in order.
+
+Both are bounded, both can be closed from any thread, and no wait in them is longer than a second at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from edgevision.frame import Frame
+
+_WAKE_S = 1.0  # everybody is notified; this only bounds the harm if somebody once is not
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A frame handed to a lane; `number` counts all of them and fixes the order of the results."""
+
+    number: int
+    source: int
+    frame: Frame
+
+
+class Intake:
+    """Frames of several sources, handed out in turn.
+
+    A recording's queue is a few frames long, and makes its source wait. A live source's queue holds the newest frame
+    only; the one it replaces is counted, and so is one that has grown older than `max_age_ms` when a lane wants it.
+    """
+
+    def __init__(
+        self, live: Sequence[bool], *, depth: int, max_age_ms: float | None = None, limit: int | None = None
+    ) -> None:
+        """
+        Args:
+            live: for each source, whether it is live.
+            depth: frames held for each recording.
+            max_age_ms: oldest frame of a live source to be handed out.
+            limit: tickets after which the intake closes itself.
+        """
+        self._live, self._depth, self._limit = tuple(live), depth, limit
+        self._max_age_ns = None if max_age_ms is None else max_age_ms * 1e6
+        self._queues: list[deque[Frame]] = [deque() for _ in live]
+        self._open = set(range(len(self._queues)))
+        self._changed = threading.Condition()
+        self._turn = self._number = 0
+        self._closed = False
+        self.handed_out = [0] * len(self._queues)
+        self.dropped: list[Counter[str]] = [Counter() for _ in live]
+
+    def put(self, source: int, frame: Frame) -> bool:
+        """Hand in a frame; waits while a recording's queue is full. False when closed: the frame is then counted as
+        `stopped`, and more are not wanted."""
+        with self._changed:
+            queue = self._queues[source]
+            if self._live[source]:
+                if queue and not self._closed:
+                    queue.clear()
+                    self.dropped[source]["replaced"] += 1
+            else:
+                while len(queue) >= self._depth and not self._closed:
+                    self._changed.wait(_WAKE_S)
+            if self._closed:
+                self.dropped[source]["stopped"] += 1
+                return False
+            queue.append(frame)
+            self._changed.notify_all()
+            return True
+
+    def finish(self, source: int) -> None:
+        """No more frames will come from `source`."""
+        with self._changed:
+            self._open.discard(source)
+            self._changed.notify_all()
+
+    def take(self) -> Ticket | None:
+        """The next frame, the sources taking turns; waits for one. None when closed, or all sources are finished."""
+        with self._changed:
+            while True:
+                if self._closed:
+                    return None
+                for offset in range(len(self._queues)):
+                    source = (self._turn + offset) % len(self._queues)
+                    frame = self._pop(source)
+                    if frame is not None:
+                        return self._hand_out(source, frame)
+                if not self._open:
+                    return None
+                self._changed.wait(_WAKE_S)
+
+    def _pop(self, source: int) -> Frame | None:
+        queue = self._queues[source]
+        if not queue:
+            return None
+        frame = queue.popleft()
+        age_ns = time.monotonic_ns() - frame.capture_time_ns
+        if self._live[source] and self._max_age_ns is not None and age_ns > self._max_age_ns:
+            self.dropped[source]["too_old"] += 1
+            return None
+        return frame
+
+    def _hand_out(self, source: int, frame: Frame) -> Ticket:
+        ticket = Ticket(self._number, source, frame)
+        self._number += 1
+        self._turn = source + 1
+        self.handed_out[source] += 1
+        if self._number == self._limit:
+            self._close()
+        self._changed.notify_all()
+        return ticket
+
+    def close(self) -> None:
+        """Hand out nothing more; what waits is counted as `stopped`."""
+        with self._changed:
+            self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        for queue, dropped in zip(self._queues, self.dropped, strict=True):
+            if queue:
+                dropped["stopped"] += len(queue)
+                queue.clear()
+        self._changed.notify_all()
+
+
+class Reorder(Generic[Item]):
+    """Items put in any order, taken in the order of their numbers, which have no gaps."""
+
+    def __init__(self, window: int) -> None:
+        """`window`: how far ahead of the next number an item may be put; who is further ahead waits."""
+        self._window = window
+        self._items: dict[int, Item] = {}
+        self._next = 0
+        self._finished = self._aborted = False
+        self._changed = threading.Condition()
+
+    def put(self, number: int, item: Item) -> bool:
+        """Hand in an item; waits while it is too far ahead. False when aborted."""
+        with self._changed:
+            while number >= self._next + self._window and not self._aborted:
+                self._changed.wait(_WAKE_S)
+            if self._aborted:
+                return False
+            self._items[number] = item
+            if number == self._next:
+                self._changed.notify_all()
+            return True
+
+    def take(self) -> Item | None:
+        """The item with the next number; waits for it. None when aborted, or finished and nothing is left."""
+        with self._changed:
+            while self._next not in self._items:
+                if self._finished or self._aborted:
+                    return None
+                self._changed.wait(_WAKE_S)
+            if self._aborted:
+                return None
+            self._next += 1
+            self._changed.notify_all()
+            return self._items.pop(self._next - 1)
+
+    def finish(self) -> None:
+        """Nothing more will be put; what is there can still be taken."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Give up what is there."""
+        with self._changed:
+            self._aborted = True
+            self._changed.notify_all()

@@ -1,0 +1,120 @@
+"""What a run did: counts, rates and times, as data and as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgevision.sources.base import SourceStatus
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """One source's part: every frame that reached us is either processed or dropped for a cause."""
+
+    uri: str
+    source_id: str
+    state: str
+    captured: int
+    processed: int
+    dropped: dict[str, int]
+    reconnects: int
+    notes: tuple[str, ...]
+    error: str | None
+
+    @classmethod
+    def of(
+        cls, status: SourceStatus, processed: int, dropped: Mapping[str, int], error: Exception | None
+    ) -> SourceReport:
+        """The source's own counts, and what the pipeline made of the frames it got."""
+        causes = Counter(status.dropped) + Counter(dropped)
+        return cls(
+            status.uri,
+            status.source_id,
+            status.state,
+            status.captured,
+            processed,
+            dict(causes),
+            status.reconnects,
+            tuple(status.notes),
+            None if error is None else str(error),
+        )
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        sources: one entry each, in the order given.
+        duration_s: from the first frame handed to a lane to the last result written.
+        lanes: workers that ran the model side by side.
+        latency_ms: stage -> percentiles: `read` (a recording's next frame, decoded), `queue` (captured to
+            taken by a lane), `preprocess`, `inference`, `postprocess`, `order` (waiting for frames before it), `output`
+            (all sinks and the callback).
+        age_ms: percentiles of a result's age, from the frame's capture to the result being ready, in order.
+    """
+
+    sources: Sequence[SourceReport]
+    duration_s: float
+    lanes: int
+    latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    age_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def captured(self) -> int:
+        """Frames that reached us."""
+        return sum(source.captured for source in self.sources)
+
+    @property
+    def processed(self) -> int:
+        """Frames whose results were delivered."""
+        return sum(source.processed for source in self.sources)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Cause -> frames that were not processed."""
+        total: Counter[str] = Counter()
+        for source in self.sources:
+            total.update(source.dropped)
+        return dict(total)
+
+    @property
+    def fps(self) -> float:
+        """Results per second, all sources together."""
+        return self.processed / self.duration_s if self.duration_s else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for json.dump."""
+        return {
+            "frames": {"captured": self.captured, "processed": self.processed, "dropped": self.dropped},
+            "fps": round(self.fps, 3),
+            "duration_s": round(self.duration_s, 3),
+            "lanes": self.lanes,
+            "latency_ms": self.latency_ms,
+            "age_ms": self.age_ms,
+            "sources": [{**vars(source), "notes": list(source.notes)} for source in self.sources],
+        }
+
+    def text(self) -> str:
+        """A few lines for people."""
+        lost = ", ".join(f"{count} {cause}" for cause, count in sorted(self.dropped.items())) or "none"
+        lines = [
+            f"{self.processed} of {self.captured} frames in {self.duration_s:.1f} s: {self.fps:.1f} frames/s "
+            f"on {self.lanes} lane(s); dropped: {lost}"
+        ]
+        if self.processed:
+            shown = {**self.latency_ms, "age of result": self.age_ms}
+            width = max(map(len, shown))
+            lines.append(f"{'ms':{width}}" + "".join(f"{name:>9}" for name in self.age_ms))
+            lines += [
+                f"{stage:{width}}" + "".join(f"{value:9.2f}" for value in summary.values())
+                for stage, summary in shown.items()
+            ]
+        for source in self.sources:
+            if len(self.sources) > 1 or source.state == "failed":
+                lines.append(f"{source.source_id}: {source.state}, {source.processed} of {source.captured} frames")
+            lines += [f"note: {note}" for note in source.notes]
+        return "\n".join(lines)

@@ -1,0 +1,70 @@
+"""Sinks for results: annotated video, pictures, JSON lines, COCO results; opened by URI."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from edgevision.errors import UsageError
+from edgevision.frame import Frame
+from edgevision.registry import find_kind
+from edgevision.results import Result
+from edgevision.sinks.base import Sink
+from edgevision.sources.base import Source
+
+__all__ = ["Sink", "open_sink"]
+
+_PLACEHOLDER = "{source}"
+
+
+def open_sink(uri: str | Path, sources: Sequence[Source] = ()) -> Sink:
+    """Open a sink by its URI; `edgevision run --help` lists the forms. An existing file is overwritten.
+
+    `{source}` in the URI stands for the source's name: each source then gets an output of its own. Without it, only a
+    kind that can tell sources apart (JSON lines) takes more than one.
+
+    Args:
+        sources: those whose results will be written; they tell a video its frame rate.
+
+    Raises:
+        UsageError: the URI is not understood, or has no `{source}` where it needs one.
+        SinkError: the output cannot be written.
+    """
+    uri = str(uri).removeprefix("file://")
+    kind = find_kind(sys.modules[__name__], uri)
+    if any(Path(uri).absolute() == Path(source.status.uri).absolute() for source in sources):
+        raise UsageError(f"sink {uri!r} would overwrite the source of that name; give it another name")
+    if _PLACEHOLDER in uri and sources:
+        with ExitStack() as opened:
+            outputs: dict[str, Sink] = {}
+            for source in sources:
+                name = source.status.source_id
+                outputs[name] = kind.make(uri.replace(_PLACEHOLDER, name), source)
+                opened.callback(outputs[name].close)
+            opened.pop_all()
+        return _PerSource(outputs)
+    if len(sources) > 1 and kind.ONE_SOURCE:
+        path = Path(uri)
+        raise UsageError(
+            f"sink {uri!r} takes one source, got {len(sources)}; put {_PLACEHOLDER} into its name and each source "
+            f"writes its own: {path.with_name(f'{path.stem}_{_PLACEHOLDER}{path.suffix}')}"
+        )
+    sink: Sink = kind.make(uri, sources[0] if sources else None)
+    return sink
+
+
+class _PerSource:
+    """Hands each frame to the output of its source."""
+
+    def __init__(self, outputs: Mapping[str, Sink]) -> None:
+        self._outputs = outputs
+
+    def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
+        self._outputs[frame.source_id].write(frame, result, timing_ms)
+
+    def close(self) -> None:
+        with ExitStack() as closing:  # all of them, even when one fails
+            for output in self._outputs.values():
+                closing.callback(output.close)

@@ -1,0 +1,83 @@
+"""JSON lines: one line per frame, complete and flushed before the next."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgevision.frame import Frame
+from edgevision.results import Detections, Result
+from edgevision.sinks.base import Sink, cannot_write, check_folder
+from edgevision.sources.base import Source
+
+UNDERSTANDS = "JSON lines, one per frame: out.jsonl"
+ONE_SOURCE = False
+
+
+def claims(uri: str) -> bool:
+    return "://" not in uri and Path(uri).suffix.lower() == ".jsonl"
+
+
+def make(uri: str, source: Source | None) -> Sink:
+    return JsonLines(Path(uri))
+
+
+class JsonLines:
+    """Lines of `frame_record`; a run that is killed leaves all lines but perhaps the last whole."""
+
+    def __init__(self, path: Path) -> None:
+        check_folder(path)
+        self._path = path
+        try:
+            self._file = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
+        try:
+            self._file.write(json.dumps(frame_record(frame, result, timing_ms)) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+
+def frame_record(frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> dict[str, Any]:
+    """One frame's result as plain data.
+
+    `ts_capture_ns` is this machine's monotonic clock, as in `Frame`; `age_ms` the time since then. Boxes are in pixels
+    of the source picture; a segmentation is given as the share of the picture per class.
+    """
+    record: dict[str, Any] = {
+        "source_id": frame.source_id,
+        "frame_id": frame.frame_id,
+        "ts_capture_ns": frame.capture_time_ns,
+        "media_time_s": None if frame.media_time_s is None else round(frame.media_time_s, 6),
+        "name": frame.name,
+        "size_wh": frame.size_wh,
+        "age_ms": round((time.monotonic_ns() - frame.capture_time_ns) / 1e6, 3),
+        "latency_ms": {stage: round(value, 3) for stage, value in timing_ms.items()},
+    }
+    if isinstance(result, Detections):
+        record["detections"] = [
+            {"class_id": class_id, "class": result.name(i), "confidence": round(confidence, 4), "xyxy": box}
+            for i, (class_id, confidence, box) in enumerate(
+                zip(
+                    result.class_id.tolist(),
+                    result.confidence.tolist(),
+                    result.xyxy.astype(float).round(2).tolist(),
+                    strict=True,
+                )
+            )
+        ]
+    else:
+        record["fractions"] = {name: round(share, 5) for name, share in result.fractions().items()}
+    return record
