@@ -96,7 +96,7 @@ def _ground_truth(truth: Sequence[BoxTruth], judged: Sequence[int]) -> Any:
     annotations: list[dict[str, Any]] = []
     for image_id, t in enumerate(truth, 1):
         area = np.where(t.difficult, _OUTSIDE_ALL_AREAS, t.area).tolist()
-        columns = (xyxy_to_xywh(t.xyxy).tolist(), t.class_id.tolist(), area, t.crowd.tolist())
+        columns = (_xywh(t.xyxy), t.class_id.tolist(), area, t.crowd.tolist())
         for bbox, category, size, crowd in zip(*columns, strict=True):
             # Ids start at 1: pycocotools takes 0 for "no match".
             annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category}
@@ -107,11 +107,14 @@ def _ground_truth(truth: Sequence[BoxTruth], judged: Sequence[int]) -> Any:
 def _results(found: Sequence[Found], pictures: int, judged: Sequence[int]) -> Any:
     annotations: list[dict[str, Any]] = []
     for image_id, f in enumerate(found, 1):
-        xywh = xyxy_to_xywh(np.asarray(f.xyxy, np.float64)).tolist()
-        for bbox, category, score in zip(xywh, f.class_id.tolist(), f.confidence.tolist(), strict=True):
+        for bbox, category, score in zip(_xywh(f.xyxy), f.class_id.tolist(), f.confidence.tolist(), strict=True):
             annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category, "iscrowd": 0}
             annotations.append({**annotation, "bbox": bbox, "area": bbox[2] * bbox[3], "score": score})
     return _coco(annotations, pictures, judged)
+
+
+def _xywh(xyxy: NDArray[Any]) -> list[list[float]]:
+    return xyxy_to_xywh(xyxy.astype(np.float64)).tolist()  # type: ignore[no-any-return]
 
 
 def _coco(annotations: list[dict[str, Any]], pictures: int, judged: Sequence[int]) -> Any:

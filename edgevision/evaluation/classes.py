@@ -62,8 +62,8 @@ def match_classes(labels: Sequence[str], class_count: int, names: Sequence[str])
         return ClassMatch(np.arange(class_count), tuple(names), tuple(range(class_count)), (warning,))
     ours, theirs = [_plain(name) for name in labels], [_plain(name) for name in names]
     common = set(ours) & set(theirs)
-    for side, plain in (("model", ours), ("data set", theirs)):
-        twice = sorted(name for name in common if plain.count(name) > 1)
+    for side, all_names in (("model", ours), ("data set", theirs)):
+        twice = sorted(name for name in common if all_names.count(name) > 1)
         if twice:
             raise DatasetError(f"the {side} has two classes called {twice[0]!r}: rename one of them")
     if not common:

@@ -36,16 +36,19 @@ class Picture:
         except SourceError as error:
             raise DatasetError(f"{error}; replace the picture, or remove it and its labels") from error
         size_wh = image.shape[1], image.shape[0]
-        if size_wh[::-1] == self.size_wh != size_wh:
-            # The labels were made on the pixels as stored, before the camera's rotation mark.
-            cv2 = require("cv2", "reading pictures")
-            image = cv2.imread(str(self.path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        elif self.size_wh not in (None, size_wh):
+        if self.size_wh is None or self.size_wh == size_wh:
+            return image
+        if self.size_wh != size_wh[::-1]:
             raise DatasetError(
                 f"picture {self.path} has {size_wh[0]}x{size_wh[1]} pixels, its labels are for a picture of "
-                f"{'x'.join(map(str, self.size_wh or ()))}; give the pictures that the labels were made on"
+                f"{self.size_wh[0]}x{self.size_wh[1]}; give the pictures that the labels were made on"
             )
-        return image
+        # The labels were made on the pixels as stored, before the camera's rotation mark.
+        cv2 = require("cv2", "reading pictures")
+        stored: NDArray[np.uint8] = cv2.imread(str(self.path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if stored.shape[1::-1] != self.size_wh:
+            raise DatasetError(f"picture {self.path} lies on its side compared with its labels; turn it")
+        return stored
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,248 @@
+"""The evaluation run: every picture of a data set through a bundle, one single-threaded lane per core."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevision.bundle import Bundle
+from edgevision.errors import DatasetError, UsageError
+from edgevision.evaluation.boxes import Found, coco_metrics, voc_average_precision
+from edgevision.evaluation.classes import ClassMatch, match_classes
+from edgevision.evaluation.datasets import BoxDataset, Dataset, MaskDataset
+from edgevision.evaluation.masks import read_mask
+from edgevision.evaluation.pixels import confusion, pixel_metrics
+from edgevision.machine import cores
+from edgevision.manifest import Manifest, Preprocess
+from edgevision.model import Model
+from edgevision.progress import Progress
+from edgevision.results import Detections, Result, SegmentationMap
+
+CONFIDENCE_FLOOR = 0.01
+"""Least confidence of the boxes that enter average precision."""
+_KEYS = ("map_50_95", "map_50", "miou", "pixel_accuracy", "recall_at_threshold", "precision_at_threshold", "per_class")
+
+
+def evaluate(
+    bundle: Bundle | Path | str,
+    dataset: Dataset,
+    *,
+    precision: str | None = None,
+    graph: str = "auto",
+    repeats: int = 1,
+    confidence: float | None = None,
+    limit: int | None = None,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """How good a bundle is on a data set.
+
+    Boxes are found as in use (the bundle's NMS), but down to a confidence of CONFIDENCE_FLOOR.
+
+    Args:
+        bundle: the bundle or its path.
+        dataset: from `open_dataset`; boxes for a detector, masks for a segmenter.
+        precision, graph: which graph runs; see `edgevision.load`.
+        repeats: with more than 1, that many runs with the input dithered by up to half a grey level, the same noise
+            for every bundle and graph: figures are means, with their standard errors. A single run on few pictures
+            cannot judge tenths of a point.
+        confidence: at which recall and precision are reported; None: the bundle's own threshold.
+        limit: use the first pictures only.
+        quiet: no progress.
+
+    Returns:
+        `bundle`, `graph`, `precision`, `images`; `map_50_95`, `map_50`, `recall_at_threshold`,
+        `precision_at_threshold` or `miou`, `pixel_accuracy` (None where they do not apply; 0..1); `per_class`;
+        `threshold`; `voc_ap_50` on VOC data; with repeats `standard_error` and `runs` (the figures of each);
+        `warnings`.
+
+    Raises:
+        DatasetError: the data set does not fit the model, or a picture or mask cannot be read.
+        UsageError: an option is out of range, or the input cannot be dithered.
+        BundleError, SessionError: the bundle cannot be used.
+    """
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    manifest = bundle.manifest
+    if repeats < 1 or (limit is not None and limit < 1) or not 0 <= (confidence or 0) <= 1:
+        raise UsageError(
+            f"repeats and limit are at least 1 and confidence is in 0..1, got {repeats}, {limit}, {confidence}"
+        )
+    _check_task(manifest, dataset)
+    match = match_classes(_names(manifest), len(manifest.labels), dataset.classes)
+    count = min(len(dataset.pictures), limit or len(dataset.pictures))
+    threshold = None
+    if manifest.nms is not None:
+        threshold = manifest.nms.confidence if confidence is None else confidence
+    floor = None if threshold is None else min(CONFIDENCE_FLOOR, threshold)
+    with Model(bundle, precision=precision, graph=graph, threads=1, confidence=floor) as model:
+        label = f"evaluating {manifest.name}, {model.graph_name}"
+        runs = []
+        with Progress(label, count * repeats, quiet=quiet) as progress:
+            for run in range(repeats):
+                dither = Dither(manifest.preprocess, run) if repeats > 1 else None
+                score = _score(dataset, match, count, threshold)
+                _each_picture(model, dataset, count, score, dither, progress)
+                runs.append(score.metrics())
+        graph_name = model.graph_name
+    return {
+        "bundle": manifest.name,
+        "graph": graph_name,
+        "precision": manifest.graphs[graph_name].precision,
+        "images": count,
+        **dict.fromkeys(_KEYS),
+        "threshold": threshold,
+        **_average(runs),
+        **(_spread(runs) if repeats > 1 else {}),
+        "warnings": [*dataset.warnings, *match.warnings],
+    }
+
+
+class Dither:
+    """Uniform noise of up to half a grey level on the network's input, a function of run and picture number only."""
+
+    def __init__(self, spec: Preprocess, run: int) -> None:
+        """Raises UsageError: the input is uint8, where less than one grey level rounds away."""
+        if spec.dtype == "uint8":
+            raise UsageError("the input takes whole grey levels, half a level of dither rounds away: use --repeats 1")
+        levels = 1 / np.abs(np.array(spec.std, np.float32))
+        self._scale = levels[:, None, None] if spec.layout == "nchw" else levels
+        self._run = run
+
+    def __call__(self, tensor: NDArray[Any], picture: int) -> NDArray[Any]:
+        """`tensor` with noise, a new array."""
+        noise = np.random.default_rng([self._run, picture]).random(tensor.shape, np.float32)
+        noise -= 0.5
+        noise *= self._scale
+        noise += tensor
+        return noise
+
+
+class _Score(Protocol):
+    def add(self, index: int, result: Result) -> None:
+        """Take one picture's result; called from several threads, once per picture."""
+        ...
+
+    def metrics(self) -> dict[str, Any]: ...
+
+
+class _BoxScore:
+    def __init__(self, dataset: BoxDataset, match: ClassMatch, count: int, threshold: float) -> None:
+        self._kind, self._truth = dataset.kind, dataset.truth[:count]
+        self._match, self._threshold = match, threshold
+        self._found: dict[int, Found] = {}
+
+    def add(self, index: int, result: Result) -> None:
+        assert isinstance(result, Detections)
+        class_id = self._match.to_dataset[result.class_id]
+        known = class_id >= 0
+        self._found[index] = Found(result.xyxy[known], result.confidence[known], class_id[known])
+
+    def metrics(self) -> dict[str, Any]:
+        found = [self._found[i] for i in range(len(self._truth))]
+        match = self._match
+        metrics = coco_metrics(self._truth, found, match.names, match.judged, self._threshold)
+        if self._kind == "voc":
+            precisions = [voc_average_precision(self._truth, found, index) for index in match.judged]
+            metrics["voc_ap_50"] = float(np.nanmean(precisions))
+        return metrics
+
+
+class _PixelScore:
+    def __init__(self, dataset: MaskDataset, match: ClassMatch) -> None:
+        self._masks, self._match = dataset.masks, match
+        self._matrix = np.zeros((len(match.names), len(match.names) + 1), np.int64)
+        self._lock = threading.Lock()
+
+    def add(self, index: int, result: Result) -> None:
+        assert isinstance(result, SegmentationMap)
+        try:
+            counts = confusion(read_mask(self._masks[index]), result.class_map, self._match)
+        except DatasetError as error:
+            raise DatasetError(f"{self._masks[index].name}: {error}") from error
+        with self._lock:
+            self._matrix += counts
+
+    def metrics(self) -> dict[str, Any]:
+        return pixel_metrics(self._matrix, self._match.names, self._match.judged)
+
+
+def _score(dataset: Dataset, match: ClassMatch, count: int, threshold: float | None) -> _Score:
+    if isinstance(dataset, MaskDataset):
+        return _PixelScore(dataset, match)
+    assert threshold is not None
+    return _BoxScore(dataset, match, count, threshold)
+
+
+def _each_picture(
+    model: Model, dataset: Dataset, count: int, score: _Score, dither: Dither | None, progress: Progress
+) -> None:
+    numbers = iter(range(count))
+    lock, stop = threading.Lock(), threading.Event()
+
+    def work() -> None:
+        lane = model.open_lane()
+        try:
+            while not stop.is_set():
+                with lock:
+                    index = next(numbers, None)
+                if index is None:
+                    return
+                lane.perturb = None if dither is None else _bound(dither, index)
+                score.add(index, lane(dataset.pictures[index].read()))
+                with lock:
+                    progress.update()
+        finally:
+            lane.close()
+
+    with ThreadPoolExecutor(min(cores(), count), "evaluate") as pool:
+        futures = [pool.submit(work) for _ in range(min(cores(), count))]
+        try:
+            for future in futures:
+                future.result()
+        finally:  # after an error or Ctrl-C the others finish the picture they are at
+            stop.set()
+
+
+def _bound(dither: Dither, picture: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    return lambda tensor: dither(tensor, picture)
+
+
+def _names(manifest: Manifest) -> tuple[str, ...]:
+    """The class names; none where they are but the class numbers."""
+    return () if manifest.labels == tuple(map(str, range(len(manifest.labels)))) else manifest.labels
+
+
+def _check_task(manifest: Manifest, dataset: Dataset) -> None:
+    kinds = {"detection": (BoxDataset, "boxes: coco: or voc:"), "semantic": (MaskDataset, "class masks: masks:")}
+    kind, wanted = kinds[manifest.task]
+    if not isinstance(dataset, kind):
+        raise DatasetError(f"{manifest.name} does {manifest.task}; give a data set with {wanted}")
+
+
+def _average(runs: list[Any]) -> Any:
+    first = runs[0]
+    if isinstance(first, dict):
+        return {key: _average([run[key] for run in runs]) for key in first}
+    if isinstance(first, int) or None in runs:
+        return first if isinstance(first, int) else None
+    return float(np.mean(runs))
+
+
+def _spread(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of each run, and the standard errors of their means."""
+    figures = [key for key, value in runs[0].items() if isinstance(value, float)]
+    table = {key: [run[key] for run in runs] for key in figures if None not in [run[key] for run in runs]}
+    return {
+        "standard_error": {key: standard_error(values) for key, values in table.items()},
+        "runs": [{key: table[key][i] for key in table} for i in range(len(runs))],
+    }
+
+
+def standard_error(values: list[float]) -> float:
+    """Standard error of the mean of at least two values."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
