@@ -18,7 +18,7 @@ UNDERSTANDS = "pictures: photos/ or 'photos/*.jpg' (** reaches into subfolders)"
 
 def claims(uri: str) -> bool:
     path = Path(uri)
-    return "://" not in uri and not path.is_file() and (path.is_dir() or bool(PATTERN & set(uri)))
+    return bool(uri) and "://" not in uri and not path.is_file() and (path.is_dir() or bool(PATTERN & set(uri)))
 
 
 def make(uri: str, status: SourceStatus, timeout_s: float) -> Source:
