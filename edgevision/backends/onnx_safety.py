@@ -47,7 +47,7 @@ def _walk(graph: bytes) -> None:
         for field, wire, first, last in _fields(graph, start, end):
             if kind == "tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and any(graph[first:last]))):
                 raise SessionError(
-                    "the graph keeps tensors in files beside it, but a bundle holds everything: export it again"
+                    "the graph keeps tensors in files outside itself, which is not allowed; export the model again"
                 )
             if kind == "node" and field == _OP_TYPE and graph[first:last] == b"Loop":
                 raise SessionError("the graph holds a Loop, which may never end; edgevision export does not write any")
