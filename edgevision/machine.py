@@ -79,8 +79,9 @@ def has_int8_dot(root: Path = _ROOT) -> bool:
 def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
     """Folders that may limit this process, from its own control group up to the root, versions 2 and 1."""
     for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
+        _, _, rest = line.partition(":")  # hierarchy number : controllers (none in version 2) : path
+        controllers, found, path = rest.partition(":")
+        if not found or (controllers and controller not in controllers.split(",")):
             continue
         base = root / "sys/fs/cgroup" / (controller if controllers else "")
         own = base / path.lstrip("/")

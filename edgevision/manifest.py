@@ -56,8 +56,10 @@ class Preprocess:
                 raise BundleError(f"preprocess.{name} is one of {allowed}, got {getattr(self, name)!r}")
         if not all(0 < side <= 16384 for side in self.input_wh):
             raise BundleError(f"preprocess.input_wh has sides in 1..16384, got {self.input_wh}")
-        if not all(math.isfinite(v) for v in (*self.mean, *self.std, self.pad_value)) or 0.0 in self.std:
+        if not all(math.isfinite(v) for v in (*self.mean, *self.std)) or 0.0 in self.std:
             raise BundleError(f"preprocess mean and std are finite and std is not zero, got {self.mean}, {self.std}")
+        if not 0 <= self.pad_value <= 255:
+            raise BundleError(f"preprocess.pad_value is a grey level in 0..255, got {self.pad_value}")
         if self.dtype == "uint8" and (self.mean, self.std) != ((0.0,) * 3, (1.0,) * 3):
             raise BundleError("a uint8 input takes raw pixels: preprocess mean must be 0 and std 1")
 

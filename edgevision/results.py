@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 def _check(name: str, array: NDArray[Any], shape: tuple[int | None, ...]) -> None:
     if array.ndim != len(shape) or any(e is not None and e != a for e, a in zip(shape, array.shape, strict=True)):
-        wanted = "(" + ", ".join("n" if e is None else str(e) for e in shape) + ")"
+        wanted = "(" + ", ".join("n" if e is None else str(e) for e in shape) + (",)" if len(shape) == 1 else ")")
         raise ValueError(f"{name} has shape {array.shape}, expected {wanted}")
 
 
