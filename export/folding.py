@@ -14,10 +14,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgevision.errors import ModelError
+from edgevision.backends.onnxruntime import open_session
+from edgevision.errors import ModelError, SessionError
 from edgevision.export.graph import Graph, all_nodes, attribute
 from edgevision.export.opset import IR_VERSION, OPSET
-from edgevision.optional import require
 
 _ELEMENTS_PER_TENSOR = 1 << 24
 _ELEMENTS_IN_ALL = 1 << 26
@@ -111,17 +111,12 @@ def _evaluate(graph: Graph, nodes: list[onnx.NodeProto]) -> dict[str, NDArray[An
         [tensor for tensor in graph.proto.initializer if tensor.name in needed],
     )
     model = onnx.helper.make_model(proto, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    onnxruntime = require("onnxruntime", "folding constants")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not wanted:
         return dict.fromkeys(made, np.zeros(0, np.float32))
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        values: dict[str, NDArray[Any]] = dict(zip(wanted, session.run(wanted, {}), strict=True))
-    except Exception as error:
+        session = open_session(model.SerializeToString(), optimise=False)
+        values = {name: value.copy() for name, value in session.run({}).items()}
+    except SessionError as error:
         raise ModelError(f"a constant expression of the model cannot be computed: {error}") from error
     return values | {name: np.zeros(0, np.float32) for name in made if name not in read}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import onnx
 
 from edgevision.errors import ModelError, UsageError
 from edgevision.export.external_data import load_external_data, tensors
-from edgevision.export.graph import DECODE_PREFIX, Graph, attribute
+from edgevision.export.graph import DECODE_PREFIX, Graph, all_nodes, attribute
 from edgevision.export.metadata import Metadata, read_metadata
 from edgevision.export.opset import inline_functions, refuse_foreign_operators, to_opset
 from edgevision.files import sha256
@@ -127,11 +128,25 @@ def _parse(data: bytes, source: Path | str | bytes) -> onnx.ModelProto:
 def _check(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model)
+        if not all(isinstance(text, str) for text in _texts(model)):
+            raise ValueError("a name in it is not UTF-8")
         for tensor in tensors(model):
             if tensor.dims or tensor.name:
                 onnx.numpy_helper.to_array(tensor)
     except Exception as error:
         raise ModelError(f"the model is damaged or invalid: {_first_lines(error)}; export it again") from error
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """Every name; protobuf hands over as bytes what is not UTF-8."""
+    for node in all_nodes([*model.graph.node, *(n for f in model.functions for n in f.node)]):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (entry.name for entry in node.attribute)
+    for entry in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        yield entry.name
+    yield from (dim.dim_param for e in model.graph.input for dim in e.type.tensor_type.shape.dim)
+    yield from (tensor.name for tensor in tensors(model))
+    yield from (text for entry in model.metadata_props for text in (entry.key, entry.value))
 
 
 def _refuse_other_precisions(model: onnx.ModelProto) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from edgevision.export.report import ExportReport
 from edgevision.export.simplification import simplify
 from edgevision.labels import load_labels
 from edgevision.manifest import Nms, Preprocess
+
+_ELEMENTS_PER_TENSOR = 1 << 28
 
 
 @dataclass
@@ -121,12 +124,18 @@ def _resolve_labels(model: SourceModel, classes: int) -> tuple[str, ...]:
 
 
 def _check_normal_form(graph: Graph) -> None:
-    """Nothing may remain whose shape depends on the picture."""
-    loops = sorted({node.op_type for node in graph.nodes} & {"If", "Loop", "Scan", "NonZero", "NonMaxSuppression"})
-    open_shapes = [name for name in graph.outputs if graph.shape(name) is None]
-    if loops or open_shapes:
+    """Every tensor must have a size that does not depend on the picture, and that fits into memory."""
+    shapes = {name: graph.shape(name) for node in graph.nodes for name in node.output if name}
+    makers = sorted({graph.producer[name].op_type for name, shape in shapes.items() if shape is None})
+    makers += sorted({node.op_type for node in graph.nodes} & {"If", "Loop", "Scan"} - set(makers))
+    if makers:
         raise ModelError(
-            f"the network holds {', '.join(loops) or 'operators'} whose results depend on the picture"
-            + (f", so that the size of {', '.join(open_shapes)} is open" if open_shapes else "")
-            + "; export it without control flow and post-processing"
+            f"the network holds {', '.join(makers)}, whose results have a size that depends on the picture; "
+            "export it without control flow and post-processing"
+        )
+    largest = max(shapes, key=lambda name: math.prod(shapes[name] or ()), default="")
+    if largest and math.prod(shapes[largest] or ()) > _ELEMENTS_PER_TENSOR:
+        raise ModelError(
+            f"tensor {largest!r} would have the shape {list(shapes[largest] or ())}; at most {_ELEMENTS_PER_TENSOR} "
+            "elements are accepted: check the input size, pads and scales"
         )

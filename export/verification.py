@@ -108,7 +108,7 @@ def compare(reference: Sequence[Outputs], emitted: Sequence[Outputs]) -> dict[st
         facts["boxes_error_px"] = statistics.fmean(_box_error(a, b) for a, b in pairs)
     maps = [(_class_map(a), _class_map(b)) for a, b in pairs if _class_map(a) is not None]
     if maps:
-        facts["map_agreement"] = statistics.fmean(float((a == b).mean()) for a, b in maps)
+        facts["map_agreement"] = statistics.fmean(float(np.mean(a == b)) for a, b in maps)
     return {name: round(value, 5) for name, value in facts.items()}
 
 

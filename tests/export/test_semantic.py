@@ -1,0 +1,142 @@
+"""The segmentation head: where argmax goes, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from edgevision.errors import EdgeVisionError, ModelError, UnknownFamilyError, UsageError
+from edgevision.export import ExportConfig, prepare
+from tests.export.builders import Builder, backbone, picture_tensor, run, semantic_model
+
+PIXELS = {"mean": (0.0,) * 3, "std": (255.0,) * 3}
+FP32 = ExportConfig(precision="fp32", **PIXELS)
+
+
+@pytest.mark.parametrize("nhwc", [False, True], ids=["nchw", "nhwc"])
+def test_scores_at_input_size_become_a_class_map(nhwc: bool) -> None:
+    model = semantic_model(nhwc=nhwc)
+    prepared = prepare(model.SerializeToString(), FP32)
+    image = picture_tensor(model)
+    got = run(prepared.graph.serialize(), image)
+    expected = run(model, image)["logits"].argmax(axis=3 if nhwc else 1)
+    assert list(got) == ["class_map"]
+    assert got["class_map"].dtype == np.uint8
+    np.testing.assert_array_equal(got["class_map"], expected)
+    assert len(np.unique(expected)) > 1, "the case must not be degenerate"
+    assert (prepared.task, prepared.classes, prepared.nms) == ("semantic", 4, None)
+
+
+def test_scores_still_to_be_enlarged_leave_as_logits() -> None:
+    model = semantic_model(upsample=False)
+    prepared = prepare(model.SerializeToString(), FP32)
+    image = picture_tensor(model)
+    np.testing.assert_array_equal(run(prepared.graph.serialize(), image)["logits"], run(model, image)["logits"])
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8"])
+def test_a_class_map_in_the_graph_is_taken_as_it_is(kind: str) -> None:
+    model = semantic_model(argmax=kind)
+    with pytest.raises(ModelError, match="--labels"):
+        prepare(model.SerializeToString(), FP32)
+    labelled = semantic_model(argmax=kind, metadata={"family": "semantic", "labels": list("abcd")})
+    prepared = prepare(labelled.SerializeToString(), FP32)
+    image = picture_tensor(model)
+    got = run(prepared.graph.serialize(), image)["class_map"]
+    np.testing.assert_array_equal(got, run(model, image)["logits"])
+    assert got.dtype == np.uint8
+
+
+def test_more_than_255_classes_need_a_wider_map() -> None:
+    model = semantic_model(classes=300)
+    prepared = prepare(model.SerializeToString(), FP32)
+    image = picture_tensor(model)
+    got = run(prepared.graph.serialize(), image)["class_map"]
+    assert got.dtype == np.int32
+    np.testing.assert_array_equal(got, run(model, image)["logits"].argmax(axis=1))
+
+
+def test_preprocessing_is_never_guessed() -> None:
+    with pytest.raises(UsageError, match=r"--mean and --std.*ImageNet"):
+        prepare(semantic_model().SerializeToString(), ExportConfig(precision="fp32"))
+
+
+def test_labels_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"21 classes.*has 4"):
+        prepare(semantic_model().SerializeToString(), ExportConfig(precision="fp32", labels="voc21", **PIXELS))
+
+
+def two_maps() -> bytes:
+    b = Builder()
+    feature = backbone(b)
+    for name in ("road", "lane"):
+        x = b.conv(feature, 16, 2, kernel=1)
+        b.op("Resize", x, "", b.constant(np.array([1, 1, 8, 8], np.float32)), out=name, mode="linear")
+    return b.model({"image": [1, 3, 64, 64]}, ["road", "lane"]).SerializeToString()
+
+
+def test_one_of_several_maps_is_chosen_by_name() -> None:
+    with pytest.raises(UnknownFamilyError, match=r"road, lane.*--head output=NAME"):
+        prepare(two_maps(), FP32)
+    prepared = prepare(two_maps(), ExportConfig(precision="fp32", head={"output": "lane"}, **PIXELS))
+    image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    got = run(prepared.graph.serialize(), image)
+    np.testing.assert_array_equal(got["class_map"], run(two_maps(), image)["lane"].argmax(axis=1))
+    with pytest.raises(EdgeVisionError, match="no output 'sky'"):
+        prepare(two_maps(), ExportConfig(precision="fp32", head={"output": "sky"}, **PIXELS))
+
+
+def one_output(channels: int, activation: str = "", stride: int = 8) -> bytes:
+    b = Builder()
+    x = backbone(b)
+    if stride == 16:
+        x = b.conv(x, 16, 16, stride=2)
+    x = b.conv(x, 16, channels, kernel=1)
+    if activation:
+        x = b.op(activation, x)
+    b.op("Identity", x, out="out")
+    return b.model({"image": [1, 3, 64, 64]}, ["out"]).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (one_output(1), "one channel"),
+        (one_output(5, "Sigmoid"), "Sigmoid"),
+        (one_output(255, stride=16), "detector's map"),
+        (semantic_model(argmax="int64", side=64, upsample=False).SerializeToString(), "no map of the input's size"),
+    ],
+)
+def test_what_is_no_set_of_class_scores_is_refused(data: bytes, word: str) -> None:
+    with pytest.raises(UnknownFamilyError, match=word):
+        prepare(data, FP32)
+
+
+def test_an_nhwc_uint8_input_is_understood() -> None:
+    b = Builder()
+    x = b.op("Cast", "pixels", to=TensorProto.FLOAT)
+    x = b.op("Mul", x, b.constant(np.float32(1 / 255)))
+    b.op("Transpose", x, out="image", perm=[0, 3, 1, 2])
+    x = b.conv(backbone(b), 16, 3, kernel=1)
+    b.op("Resize", x, "", b.constant(np.array([1, 1, 8, 8], np.float32)), out="logits", mode="linear")
+    data = b.model({"pixels": [1, 64, 96, 3]}, ["logits"], kinds={"pixels": TensorProto.UINT8}).SerializeToString()
+    prepared = prepare(data, ExportConfig(precision="fp32"))
+    spec = prepared.preprocess
+    assert (spec.layout, spec.dtype, spec.input_wh) == ("nhwc", "uint8", (96, 64))
+    assert (spec.mean, spec.std) == ((0.0,) * 3, (1.0,) * 3)
+    with pytest.raises(UsageError, match="leave out --mean"):
+        prepare(data, FP32)
+
+
+def test_the_real_deeplab_gives_its_own_argmax(shared: Path) -> None:
+    path = shared / "models/deeplabv3_mnv2_voc_513.onnx"
+    config = ExportConfig(precision="fp32", labels="voc21", mean=(127.5,) * 3, std=(127.5,) * 3)
+    prepared = prepare(path, config)
+    image = np.random.default_rng(0).normal(0, 0.5, (1, 3, 513, 513)).astype(np.float32)
+    got = run(prepared.graph.serialize(), image)["class_map"]
+    expected = run(path.read_bytes(), image)["logits"].argmax(axis=1)
+    assert (got == expected).mean() > 0.9999
+    assert prepared.labels[15] == "person"
