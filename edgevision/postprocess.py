@@ -98,6 +98,8 @@ def class_ids(labels: Sequence[str], wanted: Sequence[str | int]) -> list[int]:
     """
     if isinstance(wanted, str):
         wanted = [wanted]
+    if not wanted:
+        raise UsageError("the list of classes names no class; leave it out to get all")
     chosen: list[int] = []
     for item in wanted:
         if isinstance(item, str):

@@ -1,0 +1,130 @@
+"""Settings and their refusals, and outputs that are not in normal form."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgevision.backends.base import TensorSpec
+from edgevision.errors import BundleError, UsageError
+from edgevision.geometry import place
+from edgevision.manifest import Nms
+from edgevision.postprocess import DetectionPostprocess, Selection, SemanticPostprocess, class_ids, select
+from tests.tiny_models import detector_manifest
+
+MANIFEST = detector_manifest(nms=Nms(iou_threshold=0.6, confidence=0.4, max_detections=50))
+SEMANTIC = detector_manifest(task="semantic", nms=None)
+
+
+def chosen(**overrides: Any) -> Selection:
+    selection = select(MANIFEST, **overrides)
+    assert selection is not None
+    return selection
+
+
+def test_without_overrides_the_manifest_decides() -> None:
+    assert chosen().nms == MANIFEST.nms
+    np.testing.assert_array_equal(chosen().thresholds, np.full(3, 0.4, np.float32))
+
+
+def test_overrides_replace_what_they_name() -> None:
+    selection = chosen(confidence=0.1, iou=0.9, max_detections=7)
+    assert selection.nms == Nms(iou_threshold=0.9, confidence=0.1, max_detections=7)
+    np.testing.assert_array_equal(selection.thresholds, np.full(3, 0.1, np.float32))
+
+
+def test_a_threshold_per_class_by_name_or_number() -> None:
+    thresholds = chosen(confidence={"blue": 0.8, 0: 0.0}).thresholds
+    np.testing.assert_array_equal(thresholds, np.array([0.0, 0.4, 0.8], np.float32))
+
+
+@pytest.mark.parametrize("classes", [["green"], [1], "green", ("green", 1), [np.int64(1)]])
+def test_classes_not_wanted_are_out_of_reach(classes: Any) -> None:
+    np.testing.assert_array_equal(chosen(classes=classes).thresholds, np.array([np.inf, 0.4, np.inf], np.float32))
+
+
+def test_a_name_that_several_classes_have_means_all_of_them() -> None:
+    assert class_ids(["person", "n/a", "car", "n/a"], ["n/a", 0]) == [1, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"confidence": 1.5}, "confidence is a number in 0..1, got 1.5"),
+        ({"confidence": -0.1}, "confidence is"),
+        ({"confidence": float("nan")}, "confidence is"),
+        ({"confidence": "high"}, "confidence is"),
+        ({"confidence": {"red": 2}}, "confidence is a number in 0..1, got 2"),
+        ({"confidence": {"cyan": 0.5}}, "no class 'cyan'; it has 0..2: red, green, blue"),
+        ({"iou": 45}, "iou is a number in 0..1, got 45"),
+        ({"classes": ["cat"]}, "no class 'cat'"),
+        ({"classes": [3]}, "no class 3"),
+        ({"classes": [-1]}, "no class -1"),
+        ({"classes": []}, "names no class"),
+        ({"max_detections": 0}, "max_detections is a whole number in 1..100000, got 0"),
+        ({"max_detections": 2.5}, "max_detections is"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_in_words(overrides: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        select(MANIFEST, **overrides)
+
+
+def test_a_segmenter_has_no_such_settings() -> None:
+    assert select(SEMANTIC) is None
+    with pytest.raises(UsageError, match=r"\['confidence', 'iou'\] cannot be set: colours does semantic"):
+        select(SEMANTIC, confidence=0.5, iou=0.5)
+
+
+BOXES, SCORES = TensorSpec("boxes", (1, 9, 4), "float32"), TensorSpec("scores", (1, 9, 3), "float32")
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [],
+        [BOXES],
+        [BOXES, dataclasses.replace(SCORES, name="logits")],
+        [BOXES, dataclasses.replace(SCORES, shape=(1, 9, 4))],
+        [BOXES, dataclasses.replace(SCORES, shape=(1, 8, 3))],
+        [BOXES, dataclasses.replace(SCORES, shape=(9, 3))],
+        [BOXES, dataclasses.replace(SCORES, dtype="float16")],
+        [dataclasses.replace(BOXES, shape=(2, 9, 4)), dataclasses.replace(SCORES, shape=(2, 9, 3))],
+        [dataclasses.replace(BOXES, shape=(1, 9, 5)), SCORES],
+    ],
+)
+def test_a_detector_not_in_normal_form_is_refused(outputs: list[TensorSpec]) -> None:
+    with pytest.raises(BundleError, match=r"expected boxes float32 \[1, n, 4\] and scores float32 \[1, n, 3\]"):
+        DetectionPostprocess(MANIFEST, outputs, chosen())
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        TensorSpec("class_map", (1, 6, 8), "int64"),
+        TensorSpec("class_map", (1, 1, 6, 8), "uint8"),
+        TensorSpec("class_map", (2, 6, 8), "uint8"),
+        TensorSpec("logits", (1, 4, 6, 8), "float32"),
+        TensorSpec("logits", (1, 3, 6, 8), "float16"),
+        TensorSpec("logits", (3, 6, 8), "float32"),
+        TensorSpec("logits", (1, 3, 0, 8), "float32"),
+        TensorSpec("masks", (1, 3, 6, 8), "float32"),
+    ],
+)
+def test_a_segmenter_not_in_normal_form_is_refused(output: TensorSpec) -> None:
+    with pytest.raises(BundleError, match=r"expected class_map .* or logits float32 \[1, 3, h, w\].* got"):
+        SemanticPostprocess(SEMANTIC, [output])
+
+
+def test_boxes_come_back_in_source_pixels_and_those_in_the_padding_are_dropped() -> None:
+    placement = place((200, 100), (64, 64), "letterbox")  # content at 0, 16, 64 x 32
+    boxes = np.array([[[8, 20, 24, 40], [10, 2, 20, 12], [32, 10, 40, 30]]], np.float32)
+    scores = np.array([[[0.9, 0, 0], [0, 0.8, 0], [0, 0, 0.7]]], np.float32)
+    specs = [TensorSpec("boxes", (1, 3, 4), "float32"), TensorSpec("scores", (1, 3, 3), "float32")]
+    found = DetectionPostprocess(MANIFEST, specs, chosen())({"boxes": boxes, "scores": scores}, placement)
+    np.testing.assert_allclose(found.xyxy, [[25, 12.5, 75, 75], [100, 0, 125, 43.75]])
+    assert found.class_id.tolist() == [0, 2]
+    assert found.names == ("red", "green", "blue")
