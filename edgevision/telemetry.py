@@ -118,10 +118,18 @@ def governor_in_force(root: Path = Path("/")) -> str | None:
     return _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-def board_name(root: Path = Path("/")) -> str | None:
-    """The board's name from its device tree; None on machines without one."""
+def board_facts(root: Path = Path("/")) -> dict[str, Any]:
+    """`board` and `l4t` (the board's name and Jetson Linux's release; None elsewhere), `clocks_locked` (None where
+    the kernel does not scale clocks)."""
     name = _text(root / "proc/device-tree/model")
-    return name.rstrip("\0") if name else None
+    release = _text(root / "etc/nv_tegra_release")
+    scaling = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    lowest, highest = _number(scaling / "scaling_min_freq"), _number(scaling / "scaling_max_freq")
+    return {
+        "board": name.rstrip("\0") if name else None,
+        "l4t": release.partition("\n")[0] if release else None,
+        "clocks_locked": None if lowest is None or highest is None else lowest == highest,
+    }
 
 
 def _temperatures_c(root: Path) -> dict[str, float]:

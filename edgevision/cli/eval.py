@@ -40,11 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from edgevision.bundle import Bundle
     from edgevision.errors import UsageError
     from edgevision.evaluation import compare, evaluate, open_dataset
 
     if args.compare and (args.precision or args.graph != "auto"):
         raise UsageError("--compare shows every graph of the bundle: leave out --precision and --graph")
+    bundle = Bundle(args.bundle)  # before the data set, which may take long to read
     dataset = open_dataset(args.dataset)
     options = {
         "repeats": args.repeats,
@@ -53,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
         "quiet": args.quiet,
     }
     if args.compare:
-        data = compare(args.bundle, dataset, **options)
+        data = compare(bundle, dataset, **options)
         results = list(data["graphs"].values())
     else:
-        data = evaluate(args.bundle, dataset, precision=args.precision, graph=args.graph, **options)
+        data = evaluate(bundle, dataset, precision=args.precision, graph=args.graph, **options)
         results = [data]
     finish(args, data, _text(results))
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgevision.telemetry import Telemetry, board_name, governor_in_force
+from edgevision.telemetry import Telemetry, board_facts, governor_in_force
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -27,6 +27,9 @@ def measured(root: Path, after: dict[str, str] | None = None) -> dict[str, Any]:
 
 JETSON = {
     "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+    "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3\n# KERNEL_VARIANT: oot\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq": "729600\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq": "1510400\n",
     "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
     "sys/class/thermal/thermal_zone0/temp": "47500\n",
     "sys/class/hwmon/hwmon1/name": "ina3221\n",
@@ -59,7 +62,13 @@ def test_a_board_reports_its_rails_temperature_and_clocks(tmp_path: Path) -> Non
     assert any("'schedutil'" in warning for warning in got["warnings"])
     assert any("between 730 and 1510 MHz" in warning for warning in got["warnings"])
     assert got["not_measured"] == {}
-    assert board_name(tmp_path) == "NVIDIA Jetson Orin Nano Developer Kit"
+    assert board_facts(tmp_path) == {
+        "board": "NVIDIA Jetson Orin Nano Developer Kit",
+        "l4t": "# R36 (release), REVISION: 4.3",
+        "clocks_locked": False,
+    }
+    write(tmp_path, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq": "1510400\n"})
+    assert board_facts(tmp_path)["clocks_locked"] is True
     assert governor_in_force(tmp_path) == "schedutil"
 
 
@@ -107,7 +116,7 @@ def test_a_machine_without_sensors_says_why(tmp_path: Path) -> None:
         assert reason
     assert (got["other_cores_busy"], got["load_average"]) == (None, {"before": None, "after": None})
     assert got["warnings"] == []
-    assert board_name(tmp_path) is None
+    assert board_facts(tmp_path) == {"board": None, "l4t": None, "clocks_locked": None}
 
 
 def test_nonsense_and_unreadable_sensors_are_passed_over(tmp_path: Path) -> None:
