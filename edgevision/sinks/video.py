@@ -53,7 +53,9 @@ class Video:
         self._first_s, self._last_ticks = 0.0, -1
         try:
             self._container = self._av.open(
-                str(path), "w", container_options={"movflags": "hybrid_fragmented+frag_keyframe"}
+                str(path),
+                "w",
+                container_options={"movflags": "hybrid_fragmented+frag_keyframe", "flush_packets": "1"},
             )
         except (self._av.FFmpegError, OSError) as error:
             raise cannot_write(path, error) from error
@@ -68,6 +70,7 @@ class Video:
         context = stream.codec_context
         context.time_base = Fraction(1, _TICKS)
         context.gop_size = max(1, round(self._fps * _KEY_FRAMES_S))
+        context.max_b_frames = 0  # a fragmented file could only start late by the frames they hold back
         context.colorspace, context.color_range = _SMPTE170M, _LIMITED
         stream.options = {"preset": "veryfast", "crf": "23"} if codec == "libx264" else {"qscale": "4"}
         self._stream, self._first_s = stream, self._time_s(frame)
@@ -116,5 +119,7 @@ class Video:
             if self._stream is not None:
                 container.mux(self._stream.encode(None))
             container.close()
+            if self._stream is None:
+                self._path.unlink(missing_ok=True)
         except (self._av.FFmpegError, OSError) as error:
             raise cannot_write(self._path, error) from error

@@ -46,12 +46,16 @@ class Decoder:
         """
         self._av = require("av", "reading video")
         self.status, self._live, self._timeout_s = status, live, timeout_s
+        asked = time.monotonic()
         try:
             self._container = self._av.open(
                 location, format=container_format, container_options=options or {}, timeout=timeout_s
             )
         except self._av.FFmpegError as error:
-            raise SourceError(f"{status.uri} cannot be opened: {self._reason(error)}") from error
+            # An interrupted RTSP handshake looks like bad data.
+            late = timeout_s is not None and time.monotonic() - asked >= timeout_s
+            reason = f"no answer within {timeout_s:g} s" if late else self._reason(error)
+            raise SourceError(f"{status.uri} cannot be opened: {reason}") from error
         try:
             self._stream = self._prepare()
         except SourceError:
@@ -103,12 +107,12 @@ class Decoder:
             try:
                 packet = next(packets, None)
             except self._av.FFmpegError as error:
+                self._check_in_time(asked)
                 raise SourceError(
                     f"{status.uri}: reading failed after {status.captured} frames: {self._reason(error)}"
                 ) from error
             # After its own timeout FFmpeg may still hand out what it held: a stale frame, and another full wait.
-            if self._timeout_s and time.monotonic() - asked > self._timeout_s:
-                raise SourceError(f"{status.uri}: no data within {self._timeout_s:g} s, after {status.captured} frames")
+            self._check_in_time(asked)
             if packet is None:
                 break
             arrived_ns = time.monotonic_ns()
@@ -117,6 +121,12 @@ class Decoder:
             yield from self._decoded(packet, packet_count, arrived_ns)
             packet_count += bool(packet.size)
         self._check_complete(packet_count, last_s)
+
+    def _check_in_time(self, asked: float) -> None:
+        if self._timeout_s is not None and time.monotonic() - asked >= self._timeout_s:
+            raise SourceError(
+                f"{self.status.uri}: no data within {self._timeout_s:g} s, after {self.status.captured} frames"
+            )
 
     def _decoded(self, packet: Any, index: int, arrived_ns: int) -> Iterator[Frame]:
         status = self.status
@@ -171,8 +181,6 @@ class Decoder:
                 )
 
     def _reason(self, error: Exception) -> str:
-        if isinstance(error, self._av.error.ExitError):
-            return f"no answer within {self._timeout_s:g} s"
         if isinstance(error, self._av.error.InvalidDataError):
             return "its data are no video that FFmpeg knows, or incomplete (a recording that was never finished?)"
         return str(getattr(error, "strerror", None) or error)
