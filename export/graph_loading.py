@@ -95,17 +95,17 @@ def _read(source: Path | str | bytes) -> tuple[bytes, Path | None]:
     try:
         if path.is_dir():
             raise ModelError(f"{path} is a folder; give the .onnx file in it")
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path} is a device or a pipe; give an .onnx file")
         size = path.stat().st_size
         if size > LIMIT_BYTES:
             raise ModelError(f"{path} has {size} bytes; the limit is {LIMIT_BYTES}")
         with path.open("rb") as handle:
-            data = handle.read(LIMIT_BYTES + 1)
+            data = handle.read()
     except FileNotFoundError as error:
         raise ModelError(f"model {path} does not exist; give the path of a .onnx file") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read model {path}: {error}") from error
-    if len(data) > LIMIT_BYTES:
-        raise ModelError(f"{path} gives more than {LIMIT_BYTES} bytes; that is the limit")
     return data, path.parent
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,7 @@ def read_priors(path: Path | str, input_wh: tuple[int, int]) -> tuple[NDArray[np
             values = _read_numpy(path)
         else:
             raise UsageError(f"priors {path}: expected a .npy, .npz, .csv or .json file")
-    except (OSError, ValueError, TypeError, EOFError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"priors {path}: cannot be read as a table of numbers ({error})") from error
     return _rows(values, f"priors {path}"), ""
 
