@@ -1,0 +1,115 @@
+"""`edgevision info` on bundles, models and plans."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from edgevision.bundle import Bundle
+from edgevision.cli import main
+from edgevision.export import ExportConfig, export_model
+from tests.export.builders import grid_priors, ssd_model, yolov8_model
+
+
+def info(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, object]]:
+    """What the verb prints, and its JSON."""
+    report = path.parent / "info.json"
+    assert main(["info", str(path), "--json", str(report)]) == 0
+    return capsys.readouterr().out, json.loads(report.read_text())
+
+
+def test_a_model_says_its_family_why_and_what_it_would_be_fed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "yolo.onnx"
+    path.write_bytes(yolov8_model().SerializeToString())
+    text, data = info(path, capsys)
+    assert data["family"] == "yolov8"
+    assert data["inputs"] == {"image": "float [1, 3, 64, 96]"}
+    for expected in ("yes: output 'output0' [1, 7, 126]", "96x64 nchw float32, letterbox, rgb", "Conv", "ai.onnx 17"):
+        assert expected in text
+
+
+def test_a_model_that_needs_flags_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ssd.onnx"
+    path.write_bytes(ssd_model().SerializeToString())
+    text, data = info(path, capsys)
+    assert "family" not in data
+    for flag in ("--priors", "activation=", "background="):
+        assert flag in str(data["missing"])
+        assert flag in text
+    assert "ssd: yes" in text
+
+
+def test_a_bundle_says_what_it_holds_and_which_graph_a_cpu_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, path = tmp_path / "ssd.onnx", tmp_path / "ssd.edge"
+    metadata = {"family": "ssd", "labels": list("abcde"), "ssd": {"activation": "sigmoid"}}
+    source.write_bytes(ssd_model(priors=grid_priors(8, [0.2, 0.5]), metadata=metadata).SerializeToString())
+    export_model(source, path, ExportConfig(precision="fp16", mean=(0.0,) * 3, std=(255.0,) * 3))
+    text, data = info(path, capsys)
+    assert (data["task"], data["family"], data["precision"]) == ("detection", "ssd", "fp16")
+    for name, entry in Bundle(path).manifest.files.items():
+        assert name in text
+        assert entry.sha256[:16] in text
+    for expected in ("5: a, b, c, d, e", "iou_threshold 0.45", "CPU runs    model.onnx", "scores_sqnr_db"):
+        assert expected in text
+
+
+def test_a_tampered_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, path = tmp_path / "yolo.onnx", tmp_path / "yolo.edge"
+    source.write_bytes(yolov8_model().SerializeToString())
+    export_model(source, path, ExportConfig(precision="fp32"))
+    data = bytearray(path.read_bytes())
+    at = data.find(b"edgevision_decode/boxes")
+    data[at] ^= 1
+    path.write_bytes(data)
+    assert main(["info", str(path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(("mark", "runtime"), [(b"vtrt", "TensorRT-RTX"), (b"ftrt", "TensorRT")])
+def test_a_plan_says_that_it_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mark: bytes, runtime: str
+) -> None:
+    path = tmp_path / "model.plan"
+    path.write_bytes(mark + b"\0" * 100)
+    text, data = info(path, capsys)
+    assert (data["kind"], data["runtime"], data["bytes"]) == ("plan", runtime, 104)
+    assert "edgevision build" in text
+
+
+def test_a_plan_in_ultralytics_wrapping_is_seen_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.engine"
+    facts = json.dumps({"task": "detect", "stride": 32}).encode()
+    path.write_bytes(struct.pack("<I", len(facts)) + facts + b"ftrt" + b"\0" * 50)
+    text, data = info(path, capsys)
+    assert data["wrapper"] == {"task": "detect", "stride": 32}
+    assert "Ultralytics" in text
+
+
+@pytest.mark.parametrize("content", [b"", b"plain text", b"PK\x03\x04", b"\0" * 1000])
+def test_anything_else_is_an_error_without_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    path = tmp_path / "thing"
+    path.write_bytes(content)
+    assert main(["info", str(path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert main(["info", str(tmp_path / "absent")]) == 2
+    assert main(["info", str(tmp_path)]) == 2
+
+
+def test_the_real_models_are_explained(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, expected in (
+        ("ssd_mobilenet_v1_coco_raw", "--priors"),
+        ("deeplabv3_mnv2_voc_513", "--mean and --std"),
+        ("ultraface_rfb_320", "family      ssd (detection), 1 classes"),
+        ("yolox_nano", "--family yolov8"),
+    ):
+        assert main(["info", str(shared / "models" / f"{name}.onnx")]) == 0
+        assert expected in capsys.readouterr().out
