@@ -15,10 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("demo"), metavar="DIR", help="where results go [%(default)s]"
     )
-    parser.add_argument(
-        "--pictures", type=int, default=60, metavar="N", help="labelled pictures to score [%(default)s]"
-    )
-    parser.add_argument("--frames", type=int, default=300, metavar="N", help="camera frames to process [%(default)s]")
+    parser.add_argument("--pictures", type=int, default=60, metavar="N", help="labelled pictures to score")
+    parser.add_argument("--frames", type=int, default=300, metavar="N", help="camera frames to process")
 
 
 def run(args: argparse.Namespace) -> int:

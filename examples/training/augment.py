@@ -42,7 +42,7 @@ def warp_image(image: npt.NDArray[np.uint8], view: npt.NDArray[np.float32], *, l
 def warp_boxes(
     boxes: npt.NDArray[np.float32], view: npt.NDArray[np.float32], size_wh: tuple[int, int]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """`boxes` (k, 4) in fractions of the frame seen through `view` and clipped, and which of them (k,) stay labelled."""
+    """`boxes` (k, 4) in fractions of the frame seen through `view`, clipped, and which of them (k,) stay labelled."""
     size = np.array(size_wh * 2, np.float32)
     pixels = boxes * size - 0.5
     xs = np.sort(pixels[:, 0::2] * view[0, 0] + view[0, 2], axis=1)

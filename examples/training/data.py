@@ -22,7 +22,7 @@ from edgevision import synthetic
 from edgevision.synthetic import AerialScene
 
 FRAME_SIZE_WH = (1280, 720)
-TRAINING_SEEDS = range(0, 400)
+TRAINING_SEEDS = range(400)
 HELD_OUT_SEEDS = range(10_000, 10_040)
 FRAME_STEP = 97  # between two samples of one scene: three seconds, in which the drone has moved on
 
@@ -66,7 +66,9 @@ class _Job:
     with_class_map: bool
 
 
-def load_frames(cache: Path, frame_set: FrameSet, size_wh: tuple[int, int], *, class_maps: bool, workers: int) -> Frames:
+def load_frames(
+    cache: Path, frame_set: FrameSet, size_wh: tuple[int, int], *, class_maps: bool, workers: int
+) -> Frames:
     """Render `frame_set` in `size_wh` (stretched as the runtime does), or read it from `cache`.
 
     Disk: 3 bytes a pixel, 4 with class maps; 4800 frames of 320x320 are 1.5 GB.

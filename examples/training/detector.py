@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from edgevision.synthetic import DETECTION_CLASSES
 from layers import conv, separable
+from metadata import VARIANCES
 
 INPUT_WH = (320, 320)
 STRIDES = (8, 16, 32, 64)
-VARIANCES = (0.1, 0.1, 0.2, 0.2)
 LARGEST_LOG_SCALE = 4.135  # log(1000 / 16): torchvision's limit on the decoded width and height
 
 # Prior widths and heights in input pixels for each stride: k-means (by IoU) of the training boxes, see priors.py.

@@ -24,7 +24,7 @@ from pycocotools.cocoeval import COCOeval
 
 from data import FRAME_SIZE_WH, HELD_OUT_SEEDS, FrameSet
 from edgevision.synthetic import DETECTION_CLASSES, SEGMENTATION_CLASSES, AerialScene
-from export_onnx import METADATA_KEY
+from metadata import KEY, VARIANCES
 
 LEAST_SCORE = 0.01
 NMS_IOU = 0.5
@@ -38,7 +38,7 @@ def score(path: Path, frame_set: FrameSet, threads: int) -> dict[str, Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
     scorer = {"ssd": _score_detector, "semantic": _score_segmenter}[metadata["family"]]
     return scorer(session, frame_set)
 
@@ -52,8 +52,8 @@ def network_input(image: npt.NDArray[np.uint8], session: onnxruntime.InferenceSe
 
 def decode_detections(scores: Float, boxes: Float, priors: Float) -> tuple[Float, Float, npt.NDArray[np.int64]]:
     """Raw outputs (n, c), (n, 4), (n, 4) -> kept xyxy in frame pixels (k, 4), confidence (k,), class_id (k,)."""
-    centres = boxes[:, :2] * 0.1 * priors[:, 2:] + priors[:, :2]
-    extents = np.exp(boxes[:, 2:] * 0.2) * priors[:, 2:]
+    centres = boxes[:, :2] * VARIANCES[:2] * priors[:, 2:] + priors[:, :2]
+    extents = np.exp(boxes[:, 2:] * VARIANCES[2:]) * priors[:, 2:]
     size = np.array(FRAME_SIZE_WH, np.float32)
     xywh = np.concatenate([(centres - extents / 2) * size, extents * size], axis=1)
     confidence = 1 / (1 + np.exp(-scores))
@@ -75,7 +75,9 @@ def _score_detector(session: onnxruntime.InferenceSession, frame_set: FrameSet) 
         for xyxy, class_id in zip(rendered.xyxy.tolist(), rendered.class_id.tolist(), strict=True):
             box = {"id": len(truth) + 1, "image_id": image_id, "category_id": class_id, **_coco_box(xyxy), "iscrowd": 0}
             truth.append(box)
-        scores, boxes, priors = session.run(["scores", "boxes", "priors"], {"image": network_input(rendered.image, session)})
+        scores, boxes, priors = session.run(
+            ["scores", "boxes", "priors"], {"image": network_input(rendered.image, session)}
+        )
         for xyxy, confidence, class_id in zip(*decode_detections(scores[0], boxes[0], priors), strict=True):
             box = {"image_id": image_id, "category_id": int(class_id), "score": float(confidence)}
             results.append({**box, **_coco_box(xyxy.tolist())})

@@ -34,7 +34,9 @@ def cluster_sizes(sizes: Float, count: int, seed: int = 0) -> Float:
     centres = np.random.default_rng(seed).choice(sizes, count, replace=False)
     for _ in range(ITERATIONS):
         nearest = shape_iou(sizes, centres).argmax(axis=1)
-        centres = np.stack([np.median(sizes[nearest == k], axis=0) if (nearest == k).any() else centres[k] for k in range(count)])
+        centres = np.stack(
+            [np.median(sizes[nearest == k], axis=0) if (nearest == k).any() else centres[k] for k in range(count)]
+        )
     return centres[np.argsort(centres.prod(axis=1))]
 
 

@@ -34,22 +34,21 @@ class Bottleneck(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Means over the whole map and over 2x2 and 3x4 parts of it, beside the map itself (arXiv 1612.01105)."""
+    """Means over the whole map, its halves and 3x4 parts of it, beside the map itself (arXiv 1612.01105)."""
 
     def __init__(self, channels: int, map_hw: tuple[int, int]) -> None:
         super().__init__()
         height, width = map_hw
         # Fixed windows instead of adaptive pooling: every runtime has AveragePool.
-        kernels = [(height, width), (height, width // 2), (height // 3, width // 4)]
-        self.pools = nn.ModuleList(nn.AvgPool2d(kernel) for kernel in kernels)
-        self.squeeze = nn.ModuleList(conv(channels, channels // 4, 1) for _ in kernels)
-        self.join = conv(channels + channels // 4 * len(kernels), channels, 1)
-        self.map_hw = map_hw
+        self.windows = [(height, width), (height, width // 2), (height // 3, width // 4)]
+        self.squeeze = nn.ModuleList(conv(channels, channels // 4, 1) for _ in self.windows)
+        self.join = conv(channels + channels // 4 * len(self.windows), channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         parts = [features]
-        for pool, squeeze in zip(self.pools, self.squeeze, strict=True):
-            parts.append(F.interpolate(squeeze(pool(features)), size=self.map_hw, mode="nearest"))
+        for window, squeeze in zip(self.windows, self.squeeze, strict=True):
+            means = squeeze(F.avg_pool2d(features, window))
+            parts.append(F.interpolate(means, scale_factor=[float(side) for side in window], mode="nearest"))
         joined: Tensor = self.join(torch.cat(parts, dim=1))
         return joined
 

@@ -1,7 +1,7 @@
 """Train the aerial detector or segmenter on the synthetic drone camera, export it to ONNX and score it.
 
-    python examples/training/train.py detector --output models/
-    python examples/training/train.py segmenter --output models/
+    python examples/training/train.py detector --output trained/
+    python examples/training/train.py segmenter --output trained/
 
 Reproducible: seeds, frame order and views follow from --seed, torch runs its deterministic algorithms, and the same
 number of threads gives the same sums. The file is exported anew after every tenth of the training, so a run that is
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from data import HELD_OUT_SEEDS, TRAINING_SEEDS, FrameSet
 from evaluate import score
-from export_onnx import FILE_NAMES, export_onnx
+from export_onnx import export_onnx
+from metadata import FILE_NAMES
 from tasks import DetectionTask, SegmentationTask
 
 EMA_DECAY = 0.998
@@ -108,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train, export and score the aerial detector or segmenter.")
     parser.add_argument("model", choices=list(FILE_NAMES))
     parser.add_argument("--output", type=Path, required=True, help="folder for the ONNX file and its report")
-    parser.add_argument("--cache", type=Path, default=Path("build/training-frames"), help="folder for rendered frames")
+    parser.add_argument("--cache", type=Path, help="folder for rendered frames (default: frames/ in the output folder)")
     parser.add_argument("--scenes", type=int, default=len(TRAINING_SEEDS))
     parser.add_argument("--frames-per-scene", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=12)
@@ -125,7 +126,7 @@ def main() -> None:
     start = time.monotonic()
     frame_set = FrameSet(TRAINING_SEEDS[: arguments.scenes], arguments.frames_per_scene)
     make = DetectionTask if arguments.model == "detector" else SegmentationTask
-    task = make(arguments.cache, frame_set, arguments.threads)
+    task = make(arguments.cache or arguments.output / "frames", frame_set, arguments.threads)
     parameters = sum(p.numel() for p in task.network.parameters())
     print(f"{arguments.model}: {parameters / 1e6:.2f} M parameters, {len(frame_set)} frames")
 
