@@ -85,6 +85,13 @@ def to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     model.ir_version = IR_VERSION
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(
+            f"the model does not fit operator set {OPSET}: {' '.join(str(error).split())[:400]}; "
+            f"export it with opset_version={OPSET}"
+        ) from error
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from onnx import helper
 
 from edgevision.errors import EdgeVisionError, ModelError, UnknownFamilyError, UsageError
 from edgevision.export import ExportConfig, prepare
+from edgevision.export import families as module
 from edgevision.export.families import families
 from edgevision.export.inspection import describe_model
 from tests.export.builders import Builder, backbone, rows, semantic_model, ssd_model, ultralytics_metadata, yolov8_model
@@ -62,6 +64,14 @@ def test_an_unknown_head_lists_every_candidate_and_the_outputs() -> None:
         prepare(unknown_model(), FP32)
     for word in ("ssd: no", "yolov8: no", "semantic: no", "cls [1, 64, 3]", "--family"):
         assert word in str(error.value)
+
+
+def test_a_model_that_two_families_recognise_is_refused_until_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = copy.copy(families()["yolov8"])
+    monkeypatch.setattr(module, "families", lambda: {**families(), "twin": twin})
+    with pytest.raises(UnknownFamilyError, match=r"several families[\s\S]*yolov8: yes[\s\S]*twin: yes[\s\S]*--family"):
+        prepare(yolov8_model().SerializeToString(), FP32)
+    assert prepare(yolov8_model().SerializeToString(), ExportConfig(precision="fp32", family="twin"))
 
 
 def test_a_family_that_does_not_fit_says_what_is_different() -> None:
@@ -230,3 +240,11 @@ def test_control_flow_that_stays_is_refused() -> None:
         prepare(
             b.model({"image": [1, 3, 64, 64]}, ["logits"]).SerializeToString(), ExportConfig(precision="fp32", **PIXELS)
         )
+
+
+def test_the_documentation_names_every_family_and_option() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/export.md").read_text()
+    for name, head in families().items():
+        assert f"| `{name}` |" in text
+        for option in head.options:
+            assert f"`{option}`" in text or f"--head {option}=" in text
