@@ -36,7 +36,7 @@ def warp_image(image: npt.NDArray[np.uint8], view: npt.NDArray[np.float32], *, l
     size_wh = (image.shape[1], image.shape[0])
     interpolation = cv2.INTER_NEAREST if labels else cv2.INTER_LINEAR
     warped = cv2.warpAffine(image, view, size_wh, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
-    return warped.astype(np.uint8, copy=False)
+    return np.asarray(warped, np.uint8)
 
 
 def warp_boxes(
@@ -49,12 +49,11 @@ def warp_boxes(
     ys = np.sort(pixels[:, 1::2] * view[1, 1] + view[1, 2], axis=1)
     warped = (np.stack([xs[:, 0], ys[:, 0], xs[:, 1], ys[:, 1]], axis=1) + 0.5) / size
     clipped = warped.clip(0.0, 1.0)
-    visible = _areas(clipped) >= LEAST_VISIBLE * _areas(warped)
-    return clipped.astype(np.float32), visible
+    return clipped.astype(np.float32), _areas(clipped) >= LEAST_VISIBLE * _areas(warped)
 
 
-def _areas(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+def _areas(boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    return np.asarray((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
 
 def random_light(rng: np.random.Generator, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -62,4 +61,4 @@ def random_light(rng: np.random.Generator, image: npt.NDArray[np.uint8]) -> npt.
     gains = rng.uniform(0.75, 1.25) * rng.uniform(0.93, 1.07, 3)
     shift = rng.uniform(-25.0, 25.0)
     tables = np.arange(256)[:, None] * gains + shift
-    return cv2.LUT(image, tables.clip(0, 255).astype(np.uint8)[None])  # type: ignore[return-value]
+    return np.asarray(cv2.LUT(image, tables.clip(0, 255).astype(np.uint8)[None]), np.uint8)

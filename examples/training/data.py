@@ -136,5 +136,5 @@ def _render_scene(task: tuple[_Job, int, int]) -> list[tuple[npt.NDArray[np.floa
         images[row] = cv2.resize(rendered.image, job.size_wh, interpolation=cv2.INTER_LINEAR)
         if class_maps is not None and rendered.class_map is not None:
             class_maps[row] = cv2.resize(rendered.class_map, job.size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
-        objects.append((rendered.xyxy / np.float32(FRAME_SIZE_WH * 2), rendered.class_id))
+        objects.append(((rendered.xyxy / np.tile(FRAME_SIZE_WH, 2)).astype(np.float32), rendered.class_id))
     return objects

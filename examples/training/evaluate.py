@@ -47,24 +47,24 @@ def network_input(image: npt.NDArray[np.uint8], session: onnxruntime.InferenceSe
     """A BGR frame as (1, 3, h, w) float32 RGB in -1..1, stretched to the session's input."""
     height, width = session.get_inputs()[0].shape[2:]
     rgb = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)[:, :, ::-1]
-    return np.ascontiguousarray((rgb.astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)[None]
+    return np.asarray((rgb.transpose(2, 0, 1)[None] - 127.5) / 127.5, np.float32, order="C")
 
 
-def decode_detections(scores: Float, boxes: Float, priors: Float) -> tuple[Float, Float, npt.NDArray[np.int64]]:
+def decode_detections(scores: Float, boxes: Float, priors: Float) -> tuple[Float, Float, npt.NDArray[np.integer]]:
     """Raw outputs (n, c), (n, 4), (n, 4) -> kept xyxy in frame pixels (k, 4), confidence (k,), class_id (k,)."""
     centres = boxes[:, :2] * VARIANCES[:2] * priors[:, 2:] + priors[:, :2]
     extents = np.exp(boxes[:, 2:] * VARIANCES[2:]) * priors[:, 2:]
     size = np.array(FRAME_SIZE_WH, np.float32)
     xywh = np.concatenate([(centres - extents / 2) * size, extents * size], axis=1)
-    confidence = 1 / (1 + np.exp(-scores))
+    confidence = np.asarray(1 / (1 + np.exp(-scores)), np.float32)
     rows, class_id = np.nonzero(confidence > LEAST_SCORE)
-    kept = cv2.dnn.NMSBoxesBatched(
+    best_first = cv2.dnn.NMSBoxesBatched(
         xywh[rows].tolist(), confidence[rows, class_id].tolist(), class_id.tolist(), LEAST_SCORE, NMS_IOU
     )
-    kept = np.asarray(kept, np.int64)[:MAX_DETECTIONS]
+    kept = np.asarray(best_first, np.int64)[:MAX_DETECTIONS]
     rows, class_id = rows[kept], class_id[kept]
     xyxy = np.concatenate([xywh[rows, :2], xywh[rows, :2] + xywh[rows, 2:]], axis=1)
-    return xyxy.clip(0, size[[0, 1, 0, 1]]), confidence[rows, class_id], class_id
+    return xyxy.clip(0, np.tile(size, 2)), confidence[rows, class_id], class_id
 
 
 def _score_detector(session: onnxruntime.InferenceSession, frame_set: FrameSet) -> dict[str, Any]:
@@ -115,6 +115,7 @@ def _score_segmenter(session: onnxruntime.InferenceSession, frame_set: FrameSet)
         (logits,) = session.run(["logits"], {"image": network_input(rendered.image, session)})
         small = logits[0].argmax(axis=0).astype(np.uint8)
         predicted = cv2.resize(small, FRAME_SIZE_WH, interpolation=cv2.INTER_NEAREST_EXACT)
+        assert rendered.class_map is not None
         pairs = rendered.class_map.astype(np.int64) * count + predicted
         confusion += np.bincount(pairs.ravel(), minlength=count * count).reshape(count, count)
     overlap = np.diag(confusion)

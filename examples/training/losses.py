@@ -46,11 +46,11 @@ def detection_loss(
     The wanted score of a prior is the IoU that its own box reaches, so scores rank boxes by how good they are.
     """
     images, rows, owners_xyxy, owners_class = [], [], [], []
-    for image, (xyxy, ids) in enumerate(zip(boxes, class_ids, strict=True)):
+    for index, (xyxy, ids) in enumerate(zip(boxes, class_ids, strict=True)):
         if len(xyxy) == 0:
             continue
         chosen, owner = assign(xyxy, priors)
-        images.append(torch.full_like(chosen, image))
+        images.append(torch.full_like(chosen, index))
         rows.append(chosen)
         owners_xyxy.append(xyxy[owner])
         owners_class.append(ids[owner])
