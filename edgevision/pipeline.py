@@ -177,7 +177,7 @@ class Pipeline:
         workers: list[threading.Thread] = []
         output: list[threading.Thread] = []
         try:
-            lanes += [self._model.open_lane(threads=1) for _ in range(self._lane_count)]
+            lanes.extend(self._model.open_lane(threads=1) for _ in range(self._lane_count))
             self._started_ns = self._finished_ns = time.monotonic_ns()
             output.append(self._thread("output", self._output))
             for i, lane in enumerate(lanes):

@@ -1,0 +1,166 @@
+"""The queues of a pipeline: who waits, who is dropped, and in which order things come out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgevision.frame import Frame
+from edgevision.queues import Intake, Reorder
+from tests.camera_kit import numbered
+
+pytestmark = pytest.mark.smoke
+IMAGE = numbered(0)
+
+
+def frame(frame_id: int, age_ms: float = 0.0) -> Frame:
+    return Frame(IMAGE, frame_id, capture_time_ns=time.monotonic_ns() - int(age_ms * 1e6))
+
+
+def test_a_recording_comes_out_as_it_went_in() -> None:
+    intake = Intake([False], depth=5)
+    for i in range(5):
+        assert intake.put(0, frame(i))
+    intake.finish(0)
+    tickets = [intake.take() for _ in range(5)]
+    assert [(ticket.number, ticket.frame.frame_id) for ticket in tickets if ticket] == [(i, i) for i in range(5)]
+    assert intake.take() is None
+
+
+def test_a_full_recording_makes_its_source_wait_until_a_lane_takes_one() -> None:
+    intake = Intake([False], depth=2)
+    with ThreadPoolExecutor() as pool:
+        putting = pool.submit(lambda: [intake.put(0, frame(i)) for i in range(3)])
+        time.sleep(0.1)
+        assert not putting.done()
+        assert intake.take() is not None
+        assert putting.result(timeout=5) == [True] * 3
+    assert not intake.dropped[0]
+
+
+def test_a_live_source_never_waits_and_its_newest_frame_wins() -> None:
+    intake = Intake([True], depth=9)
+    for i in range(4):
+        assert intake.put(0, frame(i))
+    ticket = intake.take()
+    assert ticket is not None
+    assert ticket.frame.frame_id == 3
+    assert intake.dropped[0] == {"replaced": 3}
+
+
+def test_a_live_frame_too_old_is_counted_and_skipped_but_a_recording_is_never_too_old() -> None:
+    intake = Intake([True, False], depth=2, max_age_ms=50)
+    intake.put(0, frame(0, age_ms=80))
+    intake.put(1, frame(7, age_ms=80))
+    ticket = intake.take()
+    assert ticket is not None
+    assert (ticket.source, ticket.frame.frame_id) == (1, 7)
+    intake.put(0, frame(1, age_ms=10))
+    ticket = intake.take()
+    assert ticket is not None
+    assert (ticket.source, ticket.frame.frame_id) == (0, 1)
+    assert intake.dropped == [{"too_old": 1}, {}]
+
+
+def test_sources_take_turns() -> None:
+    intake = Intake([False] * 3, depth=4)
+    for source in range(3):
+        for i in range(4 if source else 2):
+            intake.put(source, frame(i))
+    assert [ticket.source for _ in range(10) if (ticket := intake.take())] == [0, 1, 2, 0, 1, 2, 1, 2, 1, 2]
+
+
+def test_a_limit_is_exact_and_the_rest_is_counted() -> None:
+    intake = Intake([False], depth=9, limit=3)
+    for i in range(5):
+        intake.put(0, frame(i))
+    assert [ticket is not None for ticket in (intake.take() for _ in range(4))] == [True, True, True, False]
+    assert not intake.put(0, frame(5))
+    assert intake.dropped[0] == {"stopped": 3}
+    assert intake.handed_out == [3]
+
+
+def test_closing_wakes_whoever_waits() -> None:
+    intake = Intake([False], depth=1)
+    intake.put(0, frame(0))
+    with ThreadPoolExecutor() as pool:
+        putting = pool.submit(intake.put, 0, frame(1))
+        time.sleep(0.05)
+        intake.close()
+        assert putting.result(timeout=5) is False
+        assert intake.take() is None
+    assert intake.dropped[0] == {"stopped": 2}
+    taking = Intake([True], depth=1)
+    with ThreadPoolExecutor() as pool:
+        taken = pool.submit(taking.take)
+        time.sleep(0.05)
+        taking.close()
+        assert taken.result(timeout=5) is None
+
+
+@settings(deadline=None)
+@given(st.permutations(list(range(12))))
+def test_whatever_the_order_in_things_come_out_in_theirs(numbers: list[int]) -> None:
+    reorder: Reorder[int] = Reorder(window=12)
+    for number in numbers:
+        assert reorder.put(number, number * 10)
+    reorder.finish()
+    assert [reorder.take() for _ in range(13)] == [*range(0, 120, 10), None]
+
+
+def test_who_is_too_far_ahead_waits_and_the_next_one_never_does() -> None:
+    reorder: Reorder[str] = Reorder(window=2)
+    reorder.put(1, "b")
+    with ThreadPoolExecutor() as pool:
+        ahead = pool.submit(reorder.put, 2, "c")
+        time.sleep(0.1)
+        assert not ahead.done()
+        assert reorder.put(0, "a")
+        assert reorder.take() == "a"
+        assert ahead.result(timeout=5)
+    assert [reorder.take(), reorder.take()] == ["b", "c"]
+
+
+def test_aborting_wakes_whoever_waits_and_gives_nothing_more() -> None:
+    reorder: Reorder[str] = Reorder(window=1)
+    with ThreadPoolExecutor() as pool:
+        taking, putting = pool.submit(reorder.take), pool.submit(reorder.put, 5, "far ahead")
+        time.sleep(0.05)
+        reorder.abort()
+        assert taking.result(timeout=5) is None
+        assert putting.result(timeout=5) is False
+    assert not reorder.put(0, "a")
+
+
+def test_many_threads_lose_nothing() -> None:
+    intake, reorder = Intake([False, False], depth=3), Reorder[int](window=4)
+    taken: list[int] = []
+
+    def feed(source: int) -> None:
+        for i in range(200):
+            intake.put(source, frame(i))
+        intake.finish(source)
+
+    def work() -> None:
+        while (ticket := intake.take()) is not None:
+            reorder.put(ticket.number, ticket.number)
+
+    def drain() -> None:
+        while (number := reorder.take()) is not None:
+            taken.append(number)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    others = [threading.Thread(target=feed, args=(source,)) for source in (0, 1)]
+    drainer = threading.Thread(target=drain)
+    for thread in [*workers, *others, drainer]:
+        thread.start()
+    for thread in [*others, *workers]:
+        thread.join(20)
+    reorder.finish()
+    drainer.join(20)
+    assert taken == list(range(400))
