@@ -13,6 +13,8 @@ from edgevision.export import ExportConfig, prepare
 from edgevision.export.graph import DECODE_PREFIX
 from tests.export.builders import picture_tensor, run, ultralytics_metadata, yolov8_model
 
+pytestmark = pytest.mark.smoke
+
 FP32 = ExportConfig(precision="fp32")
 
 
