@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from edgevision.export.graph import Graph
+from edgevision.export.alignment import PIXEL, align_depthwise, padded
+from edgevision.export.graph import Graph, attribute
 from edgevision.export.grids import (
     Ranges,
     affine_grid,
@@ -42,7 +43,12 @@ def emit_cpu(graph: Graph, plan: Plan, ranges: Ranges, method: str = "mse") -> G
     Raises:
         CalibrationError: a tensor has no range.
     """
-    return _CpuEmitter(graph.copy(), plan, ranges, method).run()
+    source = graph.copy()
+    align_depthwise(source)
+    return _CpuEmitter(source, plan, ranges, method).run()
+
+
+_EVERYTHING = (-np.inf, np.inf)
 
 
 class _CpuEmitter:
@@ -52,6 +58,7 @@ class _CpuEmitter:
         self.grids: dict[str, Grid] = {}
         self.scales: dict[str, np.float32] = {}
         self.entries: dict[str, str] = {}
+        self.steps: dict[str, str] = {}
 
     def run(self) -> Graph:
         absorbed = {site.absorbed for site in self.plan.cpu_sites.values()}
@@ -67,12 +74,12 @@ class _CpuEmitter:
         """Append `node` with dequantised inputs and Q/DQ on its output, which keeps its name for all readers."""
         inputs = list(node.input)
         for index in activations(self.graph, node):
-            inputs[index] = self._entry(inputs[index])
+            inputs[index] = self._pixels(node) if self._reads_pixels(node) else self._entry(inputs[index])
         if weight_of(self.graph, node) is not None:
             self._weights(node, inputs)
         if site.grid_of is None:
             limits = None if site.absorbed is None else bounds(self.graph, self.graph.producer[site.absorbed])
-            self._own_grid(site.tensor, limits or (-np.inf, np.inf))
+            self._own_grid(site.tensor, limits or _EVERYTHING, "minmax" if site.is_head else self.method)
         else:
             self.grids[site.tensor], self.scales[site.tensor] = self.grids[site.grid_of], self.scales[site.grid_of]
         raw = self.writer.fresh(f"{site.tensor}/raw")
@@ -86,14 +93,38 @@ class _CpuEmitter:
     def _entry(self, tensor: str) -> str:
         """The dequantised form of an input; one that float operators made is quantised here, for its first reader."""
         if tensor not in self.entries:
-            self._own_grid(tensor, (-np.inf, np.inf))
-            grid = self.grids[tensor]
-            quantized = self.writer.quantize(tensor, grid, tensor)
-            self.entries[tensor] = self.writer.dequantize(quantized, grid, self.writer.fresh(f"{tensor}/dequantized"))
+            quantized = self._entry_steps(tensor)
+            output = self.writer.fresh(f"{tensor}/dequantized")
+            self.entries[tensor] = self.writer.dequantize(quantized, self.grids[tensor], output)
         return self.entries[tensor]
 
-    def _own_grid(self, tensor: str, limits: tuple[float, float]) -> None:
-        low, high = range_of(self.ranges, tensor).affine_range(self.method)
+    def _entry_steps(self, tensor: str) -> str:
+        """Q of a float tensor."""
+        if tensor not in self.steps:
+            self._own_grid(tensor, _EVERYTHING, self.method)
+            self.steps[tensor] = self.writer.quantize(tensor, self.grids[tensor], tensor)
+        return self.steps[tensor]
+
+    def _reads_pixels(self, node: onnx.NodeProto) -> bool:
+        """Whether `node` is a convolution over three channels that float operators, or the camera, made."""
+        if node.op_type != "Conv" or node.input[0] in self.entries or self.graph.shape(node.input[0]) is None:
+            return False
+        return attribute(node, "group", 1) == 1 and self.graph.constants[node.input[1]].shape[1] == PIXEL - 1
+
+    def _pixels(self, node: onnx.NodeProto) -> str:
+        """The dequantised input of a convolution over three channels with a fourth, empty one."""
+        tensor = node.input[0]
+        steps, grid = self._entry_steps(tensor), self.grids[tensor]
+        shape = self.graph.shape(tensor)
+        assert shape is not None
+        zero_point = self.graph.constants[grid.zero_point]
+        plane = self.graph.add_constant(f"{tensor}/plane", np.full((shape[0], 1, *shape[2:]), zero_point))
+        wide = self.writer.fresh(f"{tensor}/aligned")
+        self.writer.nodes.append(onnx.helper.make_node("Concat", [steps, plane], [wide], name=f"{wide}/Concat", axis=1))
+        return self.writer.dequantize(wide, grid, self.writer.fresh(f"{wide}/dequantized"))
+
+    def _own_grid(self, tensor: str, limits: tuple[float, float], method: str) -> None:
+        low, high = range_of(self.ranges, tensor).affine_range(method)
         scale, zero_point = affine_grid(max(low, limits[0]), min(high, limits[1]))
         self.grids[tensor], self.scales[tensor] = self.writer.grid(tensor, scale, zero_point), scale
 
@@ -102,6 +133,8 @@ class _CpuEmitter:
         weight = weight_of(self.graph, node)
         assert weight is not None
         values, axis = self.graph.constants[weight.name], weight.channel_axis
+        if self._reads_pixels(node):
+            values = padded(values, 1, 1)
         bias = self.graph.constants[inputs[2]] if len(inputs) > 2 and inputs[2] else None
         input_scale = self.scales[node.input[0]]
         limits = channel_limits(values, axis)

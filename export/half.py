@@ -17,6 +17,8 @@ from edgevision.export.grids import FP16_MAX
 from edgevision.export.structure import WEIGHTED, decode_nodes, key
 
 _KINDS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_LEAST_NORMAL = 2.0**-14
+_LINEAR = WEIGHTED | {"Add", "Sub", "Mul", "PRelu", "BatchNormalization"}
 
 
 def float32_nodes(graph: Graph) -> dict[str, str]:
@@ -53,7 +55,7 @@ def _obstacle(graph: Graph, node: onnx.NodeProto) -> str:
         return f"{node.op_type} has no float16 result"
     for index, name in enumerate(node.input):
         if graph.dtype(name) == TensorProto.FLOAT and name in graph.constants and not _stays(node, index):
-            lost = _lost(graph.constants[name], node.op_type in WEIGHTED)
+            lost = _lost(graph.constants[name], node.op_type in _LINEAR)
             if lost:
                 return f"constant {name!r} {lost} in float16"
     return ""
@@ -80,16 +82,19 @@ def _stays(node: onnx.NodeProto, index: int) -> bool:
     return node.op_type == "Resize" and index in (1, 2)
 
 
-def _lost(values: np.ndarray, weights: bool) -> str:
+def _lost(values: np.ndarray, linear: bool) -> str:
     """What float16 would do to a constant, where that matters.
 
-    Small values that vanish among a layer's weights are lost in the sum anyway; elsewhere they may be divisors.
+    In an operator linear in it, single values that vanish beside larger ones change nothing; elsewhere they may be
+    divisors.
     """
     finite = np.abs(values[np.isfinite(values)])
-    if finite.size and finite.max() > FP16_MAX:
+    if not finite.any():
+        return ""
+    if finite.max() > FP16_MAX:
         return "overflows"
-    vanished = (finite > 0) & (finite.astype(np.float16) == 0)
-    return "vanishes" if vanished.any() and not (weights and finite.max() > 2.0**-14) else ""
+    vanished = finite.max() < _LEAST_NORMAL if linear else ((finite > 0) & (finite.astype(np.float16) == 0)).any()
+    return "vanishes" if vanished else ""
 
 
 def to_half(graph: Graph) -> Graph:

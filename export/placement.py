@@ -30,7 +30,23 @@ from edgevision.export.structure import (
 # The fewest channels (inputs and outputs of a matrix product) for which an INT8 kernel pays.
 _FEWEST_CHANNELS = 16
 _COMMUTING = frozenset(
-    ["MaxPool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Identity", "DepthToSpace", "SpaceToDepth", "Expand", "Tile"]
+    [
+        "MaxPool",
+        "Concat",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Slice",
+        "Split",
+        "Gather",
+        "Identity",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Expand",
+        "Tile",
+    ]
 )
 
 
@@ -113,6 +129,7 @@ def plan_placement(graph: Graph, *, residuals: bool = True) -> Plan:
         key(node): Decision(node.name or key(node), node.op_type, key(node) in sites, cpu_reasons[key(node)])
         for node in graph.nodes
     }
+    tensorrt = {key(node): tensorrt[key(node)] for node in graph.nodes}
     return Plan(tensorrt, inputs, cpu, sites, _observed(graph, inputs, sites))
 
 
@@ -125,12 +142,14 @@ def _obstacle(graph: Graph, node: onnx.NodeProto, heads: set[str], gates: set[st
         return "head output: its result is decoded without another layer to average its error"
     if key(node) in gates:
         return "squeeze-and-excitation gate on a 1x1 map: no time to save, whole channels to lose"
+    if node.op_type == "ConvTranspose":
+        return "transposed convolution: TensorRT's builder dequantises it and runs FP16 whatever the graph says"
     shape = graph.constants[weight.name].shape
     if node.op_type in ("Gemm", "MatMul"):
         return _small_product(graph, node, shape)
     if len(shape) != 4:
         return f"{len(shape) - 2}-D convolution: INT8 kernels are two-dimensional"
-    return "" if node.op_type == "ConvTranspose" else _small_convolution(node, shape, key(node) in first)
+    return _small_convolution(node, shape, key(node) in first)
 
 
 def _small_product(graph: Graph, node: onnx.NodeProto, shape: tuple[int, ...]) -> str:
@@ -165,19 +184,15 @@ def _unweighted(
         branch = node.input[1 - identity]
         if not residuals:
             return (), "residual Add: kept float on request"
-        if _straight_int8(graph, branch, quantised):
-            return (identity,), "residual Add: identity branch quantised, the sum fuses into the convolution"
-        return (), "residual Add behind a convolution that is float itself"
+        maker = graph.producer.get(branch)
+        if maker is None or maker.op_type not in WEIGHTED or len(graph.consumers[branch]) > 1:
+            return (), "residual Add: no convolution right before it to fuse with"
+        if key(maker) not in quantised:
+            return (), "residual Add: the convolution before it is float"
+        return (identity,), "residual Add: identity branch quantised, the sum fuses into the convolution"
     if node.op_type in _COMMUTING or (node.op_type == "Resize" and attribute(node, "mode", b"nearest") == b"nearest"):
         return (), "moves values without computing: takes the grid of the layer behind it"
     return (), "no weights: float16"
-
-
-def _straight_int8(graph: Graph, branch: str, quantised: dict[str, tuple[int, ...]]) -> bool:
-    """Whether the operator that makes `branch` is an INT8 convolution whose only reader is this Add, so that TensorRT
-    can fuse the two."""
-    node = graph.producer.get(branch)
-    return node is not None and key(node) in quantised and len(graph.consumers[branch]) == 1
 
 
 def _first_layers(graph: Graph) -> set[str]:

@@ -15,7 +15,20 @@ from edgevision.export.graph import Graph, attribute
 from edgevision.export.structure import WEIGHTED, activations, bounds, key, weight_of
 
 _OWN_GRID = frozenset(["Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"])
-_SAME_GRID = frozenset(["MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "DepthToSpace", "Identity", "Gather"])
+_SAME_GRID = frozenset(
+    [
+        "MaxPool",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Slice",
+        "DepthToSpace",
+        "Identity",
+        "Gather",
+    ]
+)
 _SHRINKING = frozenset(("AveragePool", "GlobalAveragePool"))
 _ABSORBING = frozenset(("Conv", "Gemm", "MatMul", "Add", "Mul"))
 
@@ -28,14 +41,18 @@ class CpuSite:
         tensor: the tensor that gets a uint8 grid: the operator's output, or that of the activation it absorbs.
         absorbed: key of the Relu or Clip that the grid's own limits replace; None: none.
         grid_of: the tensor whose grid this one shares, for operators that only move values; None: its own.
+        is_head: the decode reads it: its largest values are the detections, so the grid holds all of its range.
     """
 
     tensor: str
     absorbed: str | None = None
     grid_of: str | None = None
+    is_head: bool = False
 
 
-def plan_cpu(graph: Graph, decode: set[str], heads: set[str], gates: set[str]) -> tuple[dict[str, CpuSite], dict[str, str]]:
+def plan_cpu(
+    graph: Graph, decode: set[str], heads: set[str], gates: set[str]
+) -> tuple[dict[str, CpuSite], dict[str, str]]:
     """Sites in graph order, and a reason for every node. `graph` has its shapes inferred."""
     candidates: dict[str, CpuSite] = {}
     reasons: dict[str, str] = {}
@@ -48,7 +65,7 @@ def plan_cpu(graph: Graph, decode: set[str], heads: set[str], gates: set[str]) -
         if obstacle:
             reasons[name] = obstacle
             continue
-        site = _site(graph, node, decode)
+        site = _site(graph, node, decode, heads)
         candidates[name] = site
         grids.add(site.tensor)
         reasons[name] = "fused" if site.grid_of is None else "moves uint8 values"
@@ -86,8 +103,10 @@ def _obstacle(graph: Graph, node: onnx.NodeProto, gates: set[str], grids: set[st
     return ""
 
 
-def _site(graph: Graph, node: onnx.NodeProto, decode: set[str]) -> CpuSite:
+def _site(graph: Graph, node: onnx.NodeProto, decode: set[str], heads: set[str]) -> CpuSite:
     tensor = key(node)
+    if tensor in heads:
+        return CpuSite(tensor, is_head=True)
     if node.op_type in _ABSORBING:
         readers = graph.consumers[tensor]
         limits = bounds(graph, readers[0]) if len(readers) == 1 and tensor not in graph.outputs else None
