@@ -166,6 +166,9 @@ def test_a_score_of_exactly_the_threshold_is_no_detection() -> None:
     boxes = np.array([[0, 0, 2, 2], [5, 5, 9, 9]], np.float32)
     scores = np.array([[0.5], [np.nextafter(f32(0.5), f32(1))]], np.float32)
     np.testing.assert_array_equal(suppress(boxes, scores, Nms(0.5, 0.5))[0], boxes[1:])
+    thresholds = np.array([0.5, 0.1], np.float32)  # the same where another class has a lower one
+    kept = suppress(boxes, np.pad(scores, ((0, 0), (0, 1))), Nms(0.5, 0.5), thresholds)
+    np.testing.assert_array_equal(kept[0], boxes[1:])
 
 
 def test_equal_scores_are_ordered_by_box_then_class() -> None:
