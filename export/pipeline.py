@@ -64,7 +64,7 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
         task=prepared.task,
         family=prepared.family,
         precision=report.precision,
-        labels=prepared.labels,
+        labels=prepared.labels or tuple(map(str, range(prepared.classes))),  # nameless classes go by number
         preprocess=prepared.preprocess,
         graphs=emitted.infos,
         nms=prepared.nms,
