@@ -44,6 +44,8 @@ def suppress(
     with np.errstate(invalid="ignore", over="ignore"):
         index, class_id, confidence = _candidates(scores, thresholds, nms.multi_label)
         corners = boxes[index]
+        if not len(index):
+            return corners, confidence, class_id
         width, height = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
         usable = (confidence > thresholds[class_id]) & (width > 0) & (height > 0) & (width * height < np.inf)
         order = np.flatnonzero(usable)
