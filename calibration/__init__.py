@@ -1,0 +1,17 @@
+"""Calibration: pictures go through the float graph once, and every tensor's range is known.
+
+    images = CalibrationImages("photos/")
+    table = collect_ranges(graph, tensors, images, preprocess)
+    table["conv1_relu"].symmetric_limit("mse")
+
+Installed as edgevision.calibration. Nothing of the runtime imports it.
+"""
+
+from edgevision.calibration.cache import load_or_collect
+from edgevision.calibration.collection import collect_ranges
+from edgevision.calibration.histogram import Histogram
+from edgevision.calibration.images import CalibrationImages
+from edgevision.calibration.table import RangeTable
+from edgevision.calibration.thresholds import METHODS
+
+__all__ = ["METHODS", "CalibrationImages", "Histogram", "RangeTable", "collect_ranges", "load_or_collect"]

@@ -1,0 +1,193 @@
+"""Runs pictures through a graph, once, and keeps a histogram per tensor. Memory does not depend on their number.
+
+Worker threads share one single-threaded ONNX Runtime session and take picture after picture; each has its own input,
+outputs and histograms, which are merged at the end. ONNX Runtime, numpy and OpenCV release the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevision.calibration.counting import Counter
+from edgevision.calibration.histogram import Histogram
+from edgevision.calibration.images import CalibrationImages
+from edgevision.calibration.observation import ObservedGraph, observe
+from edgevision.calibration.table import RangeTable, table_key
+from edgevision.errors import CalibrationError
+from edgevision.kernels.cpu import Preprocessor
+from edgevision.manifest import Preprocess
+from edgevision.progress import Progress
+
+GROWTH: Final = 0.1
+"""A range that the last quarter of the pictures widened by more than this share counts as still growing."""
+_MEMORY_BYTES: Final = 1 << 30
+"""All workers' outputs together; fewer workers run where a graph needs more."""
+
+
+def collect_ranges(
+    graph: bytes,
+    tensors: Sequence[str],
+    images: CalibrationImages,
+    preprocess: Preprocess,
+    *,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> RangeTable:
+    """Histograms of `tensors` over all pictures, in one pass.
+
+    The result does not depend on the order of the pictures, on their names or on the number of workers.
+
+    Args:
+        graph: a serialised ONNX model with one input and fixed shapes.
+        tensors: names of float32 tensors that it computes, or of its input.
+        images: the pictures; those that cannot be read are skipped and named in the table.
+        preprocess: how a picture becomes the input.
+        workers: threads; None: one per core that this process may use.
+        quiet: no progress.
+
+    Raises:
+        CalibrationError: no picture can be read, a tensor cannot be observed, or a value is not finite.
+    """
+    observed = observe(graph, tensors, preprocess.input_name)
+    count = min(workers or len(os.sched_getaffinity(0)), len(images), max(1, _MEMORY_BYTES // _bytes(observed)))
+    held_back = _held_back(images)
+    stop, lock, indices = threading.Event(), threading.Lock(), iter(range(len(images)))
+    team = [_Worker(observed, preprocess) for _ in range(count)]
+
+    with Progress("calibrating", len(images), quiet=quiet) as progress:
+
+        def work(worker: _Worker) -> None:
+            while not stop.is_set():
+                with lock:
+                    index = next(indices, None)
+                if index is None:
+                    return
+                image = images.read(index)
+                if image is not None:
+                    worker.observe(
+                        image, images.names[index], int(images.digests[index] or "0", 16), index in held_back
+                    )
+                with lock:
+                    progress.update()
+
+        with ThreadPoolExecutor(count, "calibration") as pool:
+            pending = {pool.submit(work, worker) for worker in team}
+            try:
+                while pending:
+                    done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+            finally:
+                stop.set()  # on an error or Ctrl-C every worker finishes its picture and ends
+
+    images.require_some()
+    total = team[0]
+    for worker in team[1:]:
+        total.merge(worker)
+    skipped = tuple(name for name in images.names if name in images.skipped)
+    return RangeTable(
+        key=table_key(graph, tensors, images, preprocess),
+        images=len(images) - len(skipped),
+        skipped=skipped,
+        warnings=tuple(_warnings(total, len(images), skipped)),
+        histograms={name: total.histograms[observed.sources[name]] for name in tensors},
+    )
+
+
+class _Worker:
+    """Buffers and histograms of one thread."""
+
+    def __init__(self, observed: ObservedGraph, preprocess: Preprocess) -> None:
+        self._session = observed.session
+        self._preprocessor = Preprocessor(preprocess)
+        self._input: NDArray[Any] = np.zeros(self._preprocessor.shape, self._preprocessor.dtype)
+        self._slot = self._input[0]  # always the same view: the padding is written once
+        self._binding = self._session.io_binding()
+        if preprocess.input_name in {spec.name for spec in self._session.get_inputs()}:
+            self._binding.bind_input(
+                preprocess.input_name, "cpu", 0, self._input.dtype, self._input.shape, self._input.ctypes.data
+            )
+        self._names = [spec.name for spec in self._session.get_outputs()]
+        for name in self._names:
+            self._binding.bind_output(name)
+        self._arrays: dict[str, NDArray[np.float32]] = {}
+        self._outputs = observed.outputs
+        self._counter = Counter()
+        sources = dict.fromkeys(observed.sources.values())
+        self.histograms = {name: Histogram() for name in sources}
+        self.early = dict.fromkeys(sources, 0.0)  # largest magnitude in the pictures not held back
+
+    def observe(self, image: NDArray[np.uint8], picture: str, phase: int, held_back: bool) -> None:
+        """Run one picture and count all tensors."""
+        self._preprocessor(image, self._slot)
+        self._session.run_with_iobinding(self._binding)
+        if not self._arrays:
+            self._keep_outputs()
+        for name, histogram in self.histograms.items():
+            values = self._arrays[self._outputs[name]] if name in self._outputs else self._input
+            try:
+                low, high = self._counter.add(histogram, values, phase)
+            except ValueError as error:
+                raise CalibrationError(
+                    f"tensor {name!r} has a value that is {error} (NaN or infinite) on picture {picture!r}: "
+                    "check the model and the preprocessing (mean, std, colour order), or leave this picture out"
+                ) from error
+            if not held_back:
+                self.early[name] = max(self.early[name], high, -low)
+
+    def _keep_outputs(self) -> None:
+        """From the first run on, let ONNX Runtime write into the same memory, and look at it without a copy."""
+        for name, value in zip(self._names, self._binding.get_outputs(), strict=True):
+            shape = value.shape()
+            memory = (ctypes.c_float * math.prod(shape)).from_address(value.data_ptr()) if math.prod(shape) else []
+            self._arrays[name] = np.ctypeslib.as_array(memory) if shape else np.empty(0, np.float32)
+            self._binding.bind_ortvalue_output(name, value)
+
+    def merge(self, other: _Worker) -> None:
+        """Add another worker's findings."""
+        for name, histogram in self.histograms.items():
+            histogram.merge(other.histograms[name])
+            self.early[name] = max(self.early[name], other.early[name])
+
+
+def _bytes(observed: ObservedGraph) -> int:
+    """Bytes of all outputs, as far as their shapes are known beforehand; at least 1."""
+    shapes = (spec.shape for spec in observed.session.get_outputs())
+    return max(1, sum(4 * math.prod(side for side in shape if isinstance(side, int)) for shape in shapes))
+
+
+def _held_back(images: CalibrationImages) -> frozenset[int]:
+    """A quarter of the pictures, drawn by content: how much they widen the ranges shows whether there are enough."""
+    ranked = sorted(range(len(images)), key=lambda index: images.digests[index])
+    return frozenset(ranked[len(images) - len(images) // 4 :])
+
+
+def _warnings(total: _Worker, count: int, skipped: Sequence[str]) -> Iterator[str]:
+    if skipped:
+        shown = ", ".join(itertools.islice(skipped, 5)) + (", ..." if len(skipped) > 5 else "")
+        yield f"{len(skipped)} of {count} calibration pictures could not be read: {shown}"
+    dead = [name for name, histogram in total.histograms.items() if not histogram.limit]
+    if dead:
+        yield f"{len(dead)} tensors are zero on every picture, {dead[0]!r} among them"
+    growth = {
+        name: histogram.limit / total.early[name] - 1
+        for name, histogram in total.histograms.items()
+        if total.early[name] > 0
+    }
+    grown = [name for name, share in growth.items() if share > GROWTH]
+    if grown:
+        worst = max(grown, key=lambda name: growth[name])
+        yield (
+            f"{len(grown)} of {len(total.histograms)} ranges grew by more than {GROWTH:.0%} in the last quarter of the "
+            f"pictures (worst: {worst!r} by {growth[worst]:.0%}); more pictures would make them surer"
+        )

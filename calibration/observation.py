@@ -1,0 +1,140 @@
+"""Makes a graph hand out its inner tensors at almost no cost.
+
+Asking ONNX Runtime for an inner tensor normally costs a copy out of its blocked layout (NCHWc, 8 or 16 channels
+together), half a nanosecond per value: on small networks as much as the histogram itself. A histogram does not care
+for the layout, so the graph is optimised once, those copies are taken out, and the blocked tensors are the outputs.
+Where the optimiser uses no such layout (other processors) nothing is taken out and all else is the same.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from edgevision.errors import CalibrationError
+from edgevision.optional import require
+
+_SAME_VALUES: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose"})
+_WIDEST_BLOCK: Final = 16
+
+
+@dataclass(frozen=True)
+class ObservedGraph:
+    """A session that computes nothing but the observed tensors.
+
+    Attributes:
+        session: an onnxruntime.InferenceSession, one thread per run, safe to run from several threads.
+        sources: asked-for tensor -> the tensor observed in its place: the same values in another shape.
+        outputs: observed tensor -> the session's output that holds its values in some order. An observed tensor that
+            is not here is the graph's input.
+    """
+
+    session: Any
+    sources: dict[str, str]
+    outputs: dict[str, str]
+
+
+def observe(graph: bytes, tensors: Sequence[str], input_name: str) -> ObservedGraph:
+    """Prepare `graph` (a serialised ONNX model) for observing `tensors`.
+
+    Raises:
+        CalibrationError: a tensor does not exist, is a constant or is not float32, or the graph does not run.
+    """
+    onnx = require("onnx", "calibration")
+    model = onnx.load_model_from_string(graph)
+    producers = {name: node for node in model.graph.node for name in node.output if name}
+    sources = {name: _source(name, producers) for name in tensors}
+    for name, source in sources.items():
+        if source not in producers and source != input_name:
+            raise CalibrationError(f"the graph does not compute tensor {name!r} from its input; it has no range")
+    wanted = sorted({source for source in sources.values() if source in producers})
+    if not wanted:
+        raise CalibrationError("no tensor to observe: the graph has nothing to quantise")
+
+    shown = {output.name for output in model.graph.output}
+    extra = onnx.ModelProto()
+    extra.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in shown)
+    try:
+        # Messages merge when their bytes are joined: outputs are added without encoding all weights again.
+        session, outputs = _without_copies(graph + extra.SerializeToString(), wanted)
+    except Exception as error:  # noqa: BLE001 (ONNX Runtime's exceptions share no public base class)
+        raise CalibrationError(f"the graph cannot be run for calibration: {error}") from error
+    for output in session.get_outputs():
+        if output.type != "tensor(float)":
+            name = next(name for name, shown in outputs.items() if shown == output.name)
+            raise CalibrationError(f"tensor {name!r} is a {output.type}; only float32 tensors have ranges to calibrate")
+    return ObservedGraph(session, sources, outputs)
+
+
+def _source(name: str, producers: dict[str, Any]) -> str:
+    """The first tensor with the same values, up through nodes that only move them."""
+    while name in producers and producers[name].op_type in _SAME_VALUES:
+        name = producers[name].input[0]
+    return name
+
+
+def _without_copies(graph: bytes, wanted: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """A session that ends in blocked tensors, and where it shows each wanted tensor."""
+    onnx, ort = require("onnx", "calibration"), require("onnxruntime", "calibration")
+    with tempfile.TemporaryDirectory(prefix="edgevision-") as folder:
+        path = Path(folder, "optimised.onnx")
+        options = _options(ort, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+        options.optimized_model_filepath = str(path)
+        # Weights go to a file of their own, which nothing below has to read.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+        model = onnx.load_model(path, load_external_data=False)
+        read = {name for node in model.graph.node for name in _reads(node)}
+        outputs = {name: name for name in wanted}
+        for node in model.graph.node:
+            name = node.output[0]
+            if node.op_type == "ReorderOutput" and name in outputs and name not in read and _fills_its_blocks(node):
+                outputs[name] = node.input[0]
+        del model.graph.output[:]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs.values()))
+        _prune(model.graph)
+        path.write_bytes(model.SerializeToString())
+        options = _options(ort, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]), outputs
+
+
+def _options(ort: Any, level: Any) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = level
+    return options
+
+
+def _prune(graph: Any) -> None:
+    """Drop every node that the outputs do not need."""
+    producers = {name: node for node in graph.node for name in node.output if name}
+    needed: set[str] = set()
+    todo = [output.name for output in graph.output]
+    while todo:
+        name = todo.pop()
+        if name not in needed:
+            needed.add(name)
+            todo.extend(_reads(producers[name]) if name in producers else ())
+    kept = [node for node in graph.node if needed.intersection(node.output)]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _reads(node: Any) -> Iterator[str]:
+    """Names of tensors that a node reads, those inside its branches and loops included."""
+    yield from filter(None, node.input)
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, attribute.g):
+            for inner in graph.node:
+                yield from _reads(inner)
+
+
+def _fills_its_blocks(node: Any) -> bool:
+    """Whether the blocked tensor holds no padding: then it has exactly the values of the plain one."""
+    return any(a.name == "channels" and a.i % _WIDEST_BLOCK == 0 for a in node.attribute)
