@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from edgevision.errors import SourceError
 from edgevision.frame import Frame
+from edgevision.machine import cores
 from edgevision.optional import require
 from edgevision.sources.base import SourceStatus
 
 MAX_PIXELS = 1 << 26
 """Larger frames are refused: 8192x8192."""
+_MAX_THREADS = 8
 
 
 class Decoder:
-    """The first video stream of a container, decoded in one thread. Opened, read and closed by that thread.
+    """The first video stream of a container. Opened, read and closed by one thread.
 
     Damage is never passed on: a frame that the decoder had to patch up is dropped as `decode_error`, where OpenCV
     would deliver it grey. A change of size in mid-stream is followed.
@@ -73,8 +75,10 @@ class Decoder:
             raise SourceError(
                 f"{self.status.uri}: its frames are {codec.width}x{codec.height}, the limit is {MAX_PIXELS} pixels"
             )
-        # Every further decoder thread holds back one frame (33 ms at 30 fps), and at the end of a cut file loses it.
-        codec.thread_count = 1
+        # Each further thread holds back one frame: 33 ms of a live picture, but nothing to a recording, where one
+        # thread alone (about 300 frames/s of 720p) would starve many lanes.
+        codec.thread_count = 1 if self._live else min(max(1, cores() // 2), _MAX_THREADS)
+        codec.thread_type = "FRAME"
         codec.options = {"max_pixels": str(MAX_PIXELS), **({"flags": "low_delay"} if self._live else {})}
         return stream
 
@@ -133,7 +137,8 @@ class Decoder:
         try:
             pictures = packet.decode()
         except self._av.FFmpegError as error:
-            self._lose(index, f"cannot be decoded ({error.strerror})")
+            held_back = self._stream.codec_context.thread_count - 1
+            self._lose(max(status.captured, index - held_back), f"cannot be decoded ({error.strerror})")
             return
         for picture in pictures:
             if picture.is_corrupt:

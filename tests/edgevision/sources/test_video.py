@@ -25,6 +25,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", 60)
 
 
+@pytest.fixture(autouse=True, params=[1, 8], ids=["2 cores", "16 cores"])
+def decoder_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds on small and on large machines."""
+    monkeypatch.setattr(decoding, "cores", lambda: 2 * request.param)
+
+
 @pytest.mark.smoke
 def test_every_frame_comes_in_order_with_its_number_and_time(clip: Path) -> None:
     with open_source(clip) as source:
