@@ -21,6 +21,7 @@ from edgevision.evaluation.pixels import confusion, pixel_metrics
 from edgevision.machine import cores
 from edgevision.manifest import Manifest, Preprocess
 from edgevision.model import Model
+from edgevision.optional import require
 from edgevision.progress import Progress
 from edgevision.results import Detections, Result, SegmentationMap
 
@@ -132,6 +133,7 @@ class _Score(Protocol):
 
 class _BoxScore:
     def __init__(self, dataset: BoxDataset, match: ClassMatch, count: int, threshold: float) -> None:
+        require("pycocotools.cocoeval", "COCO average precision")  # now, not after the last picture
         self._kind, self._truth = dataset.kind, dataset.truth[:count]
         self._match, self._threshold = match, threshold
         self._found: dict[int, Found] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from onnx import helper, numpy_helper
 
 import edgevision
 from edgevision.bundle import write_bundle
-from edgevision.errors import DatasetError, UsageError
+from edgevision.errors import DatasetError, DependencyError, UsageError
 from edgevision.evaluation import compare, evaluate, open_dataset
 from edgevision.evaluation.evaluator import Dither
 from edgevision.labels import load_labels
@@ -268,6 +269,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         evaluate(detector, boxes)
     assert evaluate(detector, boxes, limit=2)["images"] == 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("evaluate")]
+
+
+def test_a_missing_evaluator_is_named_before_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
+    bundle, dataset = write_detector(tmp_path / "detector.edge"), open_dataset(boxes_dataset(tmp_path))
+    (tmp_path / "images/0.png").unlink()
+    with pytest.raises(DependencyError, match=r"edgevision\[eval\]"):
+        evaluate(bundle, dataset)
 
 
 # --- real models ------------------------------------------------------------------------------------------------
