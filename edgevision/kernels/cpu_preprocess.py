@@ -7,6 +7,7 @@ both directions: it is what the training pipelines of the supported families use
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,17 @@ class Preprocessor:
         self.dtype: np.dtype[Any] = np.dtype(spec.dtype)
         # Flat, so that every content size (never larger than the input) is a view of them.
         self._small = np.empty(height * width * 3, np.uint8)
-        self._planes = np.empty(height * width * 3, np.uint8)
+        self._spare = np.empty(height * width * 3, np.uint8)
         mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
-        self._table = (np.arange(256, dtype=np.float32)[:, None] - mean) / std
+        # Normalised value of every level, (256, 1, 3) in the network's channel order, and each channel's by itself.
+        self._table = (np.arange(256, dtype=np.float32)[:, None, None] - mean) / std
+        self._tables = [self._table[:, 0, channel].copy() for channel in range(3)]
+        # Where each of the picture's channels B, G, R goes.
+        self._order = (2, 1, 0) if spec.color == "rgb" else (0, 1, 2)
         self._pad = (np.float32(spec.pad_value) - mean) / std
         if spec.dtype == "uint8":
             self._pad = np.full(3, round(spec.pad_value), np.uint8)
-        self._placement: Placement | None = None
-        self._out: NDArray[Any] | None = None
+        self._target: _Target | None = None
 
     def __call__(self, image: NDArray[np.uint8], out: NDArray[Any]) -> Placement:
         """Write `image` into `out` and say where it lies there.
@@ -60,17 +64,21 @@ class Preprocessor:
         """
         check_picture(image)
         source_wh = (image.shape[1], image.shape[0])
-        if out is not self._out or self._placement is None or self._placement.source_wh != source_wh:
-            self._prepare(source_wh, out)
-        assert self._placement is not None
-        small = self._resized(image, self._placement)
+        target = self._target
+        if target is None or target.out is not out or target.placement.source_wh != source_wh:
+            target = self._target = self._prepare(source_wh, out)
+        small = image
+        if target.placement.content_wh != source_wh:
+            small = self._cv2.resize(
+                image, target.placement.content_wh, dst=target.small, interpolation=self._cv2.INTER_LINEAR
+            )
         if self.spec.layout == "nchw":
-            self._write_planes(small)
+            self._write_planes(small, target)
         else:
-            self._write_pixels(small)
-        return self._placement
+            self._write_pixels(small, target)
+        return target.placement
 
-    def _prepare(self, source_wh: tuple[int, int], out: NDArray[Any]) -> None:
+    def _prepare(self, source_wh: tuple[int, int], out: NDArray[Any]) -> _Target:
         """Pad `out` and take the views that the next pictures of this size are written through."""
         if out.shape != self.shape[1:] or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise UsageError(
@@ -78,41 +86,51 @@ class Preprocessor:
             )
         placement = place(source_wh, self.spec.input_wh, self.spec.resize)
         (cw, ch), (ox, oy) = placement.content_wh, placement.offset_xy
-        planar = self.spec.layout == "nchw"
+        pixels = out.transpose(1, 2, 0) if self.spec.layout == "nchw" else out
         if (cw, ch) != self.spec.input_wh:
-            out[...] = self._pad[:, None, None] if planar else self._pad
-        self._resize_buffer = self._small[: ch * cw * 3].reshape(ch, cw, 3)
-        self._plane_buffers = list(self._planes[: ch * cw * 3].reshape(3, ch, cw))
-        content = out[:, oy : oy + ch, ox : ox + cw] if planar else out[oy : oy + ch, ox : ox + cw]
-        self._content = content
-        # Where each of the picture's channels B, G, R goes.
-        order = (2, 1, 0) if self.spec.color == "rgb" else (0, 1, 2)
-        self._targets = [(content[c], self._table[:, c].copy()) for c in order] if planar else []
-        self._placement, self._out = placement, out
-
-    def _resized(self, image: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
-        if placement.content_wh == placement.source_wh:
-            return image
-        return self._cv2.resize(  # type: ignore[no-any-return]
-            image, placement.content_wh, dst=self._resize_buffer, interpolation=self._cv2.INTER_LINEAR
+            pixels[...] = self._pad
+        return _Target(
+            out=out,
+            placement=placement,
+            content=pixels[oy : oy + ch, ox : ox + cw],
+            small=self._small[: ch * cw * 3].reshape(ch, cw, 3),
+            spare=self._spare[: ch * cw * 3].reshape(ch, cw, 3),
         )
 
-    def _write_planes(self, small: NDArray[np.uint8]) -> None:
-        self._cv2.split(small, self._plane_buffers)
-        for plane, (target, table) in zip(self._plane_buffers, self._targets, strict=True):
+    def _write_planes(self, small: NDArray[np.uint8], target: _Target) -> None:
+        planes = self._cv2.split(small, list(target.spare.reshape(3, *small.shape[:2])))
+        for plane, channel in zip(planes, self._order, strict=True):
+            view = target.content[:, :, channel]
             if self.dtype == np.uint8:
-                target[...] = plane
+                view[...] = plane
             else:
-                self._cv2.LUT(plane, table, dst=target)
+                self._cv2.LUT(plane, self._tables[channel], dst=view)
 
-    def _write_pixels(self, small: NDArray[np.uint8]) -> None:
+    def _write_pixels(self, small: NDArray[np.uint8], target: _Target) -> None:
         if self.spec.color == "rgb":
-            swapped = self._planes[: small.size].reshape(small.shape)
-            small = self._cv2.cvtColor(small, self._cv2.COLOR_BGR2RGB, dst=swapped)
+            small = self._cv2.cvtColor(small, self._cv2.COLOR_BGR2RGB, dst=target.spare)
         if self.dtype == np.uint8:
-            self._content[...] = small
+            target.content[...] = small
         else:
-            self._cv2.LUT(small, self._table[:, None, :], dst=self._content)
+            self._cv2.LUT(small, self._table, dst=target.content)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where pictures of one size go.
+
+    Attributes:
+        out: the caller's array.
+        placement: of the picture in it.
+        content: (content h, content w, 3) view of `out` without the padding, in the network's channel order.
+        small, spare: uint8 buffers of that shape.
+    """
+
+    out: NDArray[Any]
+    placement: Placement
+    content: NDArray[Any]
+    small: NDArray[np.uint8]
+    spare: NDArray[np.uint8]
 
 
 def check_picture(image: Any) -> None:
