@@ -4,7 +4,7 @@
     python examples/training/train.py segmenter --output trained/
 
 Reproducible: seeds, frame order and views follow from --seed, torch runs its deterministic algorithms, and the same
-number of threads gives the same sums. The file is exported anew after every tenth of the training, so a run that is
+number of threads gives the same sums. The file is exported anew after every fifth of the training, so a run that is
 stopped early leaves a usable model.
 """
 
@@ -78,7 +78,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 
 def fit(task: Task, path: Path, *, steps: int, batch: int, seed: int) -> tuple[Network, list[float]]:
-    """Train `task.network`, exporting to `path`: its moving average, and the mean loss of each tenth."""
+    """Train `task.network`, exporting to `path`: its moving average, and the mean loss of each fifth."""
     network = task.network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = MovingAverage(network)
     optimizer = torch.optim.AdamW(_parameter_groups(network), lr=task.learning_rate)
@@ -97,7 +97,7 @@ def fit(task: Task, path: Path, *, steps: int, batch: int, seed: int) -> tuple[N
         losses.append(loss.item())
         left_s = (time.monotonic() - start) / step * (steps - step)
         print(f"\rstep {step}/{steps}, loss {losses[-1]:.3f}, {left_s / 60:.1f} min left ", end="", flush=True)
-        if step % max(1, steps // 10) == 0 or step == steps:
+        if step % max(1, steps // 5) == 0 or step == steps:
             history.append(sum(losses) / len(losses))
             losses.clear()
             export_onnx(average.network, path, {"trained_on": f"synthetic aerial camera, {step}/{steps} steps"})
