@@ -119,8 +119,9 @@ class Demo:
                 assert frame.class_map is not None
                 boxes = Detections(frame.xyxy, np.ones(len(frame.xyxy), np.float32), frame.class_id, DETECTION_CLASSES)
                 classes = SegmentationMap(frame.class_map, SEGMENTATION_CLASSES)
-                for truth, pair in zip((boxes, classes), pairs, strict=True):
-                    versions: list[Result] = [truth, *(model(frame.image) for model in pair)]
+                truths: tuple[Result, ...] = (boxes, classes)
+                for truth, pair in zip(truths, pairs, strict=True):
+                    versions = [truth, *(model(frame.image) for model in pair)]
                     rows.append([draw(frame.image, version) for version in versions])
         write_png(self._folder / "contact_sheet.png", contact_sheet(("truth", "float", "INT8"), rows, _CELL_WH))
 

@@ -1,6 +1,6 @@
 """Run a bundle over a camera from Python: the loop of a robot.
 
-    python examples/02_run_camera.py detector.edge rtsp://camera/stream
+python examples/02_run_camera.py detector.edge rtsp://camera/stream
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Where do the float and the INT8 version of a bundle disagree? Prints boxes that only one of them finds.
 
-    python examples/03_compare_precisions.py detector.edge "photos/*.jpg"
+python examples/03_compare_precisions.py detector.edge "photos/*.jpg"
 """
 
 import sys
