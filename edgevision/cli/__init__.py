@@ -28,9 +28,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:
     """The argument parser; only the module of `verb` is imported in full, so that one verb stays quick to start."""
-    parser = _Parser(
-        prog="edgevision", description="Trained vision models on edge boards, and cameras through them."
-    )
+    parser = _Parser(prog="edgevision", description="Trained vision models on edge boards, and cameras through them.")
     parser.add_argument("--version", action="version", version=f"edgevision {edgevision.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     for name in VERBS:
