@@ -72,7 +72,7 @@ class Video:
         context.gop_size = max(1, round(self._fps * _KEY_FRAMES_S))
         context.max_b_frames = 0  # a fragmented file could only start late by the frames they hold back
         context.colorspace, context.color_range = _SMPTE170M, _LIMITED
-        stream.options = {"preset": "veryfast", "crf": "23"} if codec == "libx264" else {"qscale": "4"}
+        stream.options = {"preset": "superfast", "crf": "23"} if codec == "libx264" else {"qscale": "4"}
         self._stream, self._first_s = stream, self._time_s(frame)
 
     def _time_s(self, frame: Frame) -> float:
