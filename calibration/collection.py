@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -25,6 +24,7 @@ from edgevision.calibration.observation import ObservedGraph, observe
 from edgevision.calibration.table import RangeTable, table_key
 from edgevision.errors import CalibrationError
 from edgevision.kernels.cpu import Preprocessor
+from edgevision.machine import cores
 from edgevision.manifest import Preprocess
 from edgevision.progress import Progress
 
@@ -59,7 +59,7 @@ def collect_ranges(
         CalibrationError: no picture can be read, a tensor cannot be observed, or a value is not finite.
     """
     observed = observe(graph, tensors, preprocess.input_name)
-    count = min(workers or len(os.sched_getaffinity(0)), len(images), max(1, _MEMORY_BYTES // _bytes(observed)))
+    count = min(workers or cores(), len(images), max(1, _MEMORY_BYTES // _bytes(observed)))
     held_back = _held_back(images)
     stop, lock, indices = threading.Event(), threading.Lock(), iter(range(len(images)))
     team = [_Worker(observed, preprocess) for _ in range(count)]
@@ -74,9 +74,8 @@ def collect_ranges(
                     return
                 image = images.read(index)
                 if image is not None:
-                    worker.observe(
-                        image, images.names[index], int(images.digests[index] or "0", 16), index in held_back
-                    )
+                    phase = int(images.digests[index] or "0", 16)
+                    worker.observe(image, images.names[index], phase, index in held_back)
                 with lock:
                     progress.update()
 
@@ -120,7 +119,7 @@ class _Worker:
         self._names = [spec.name for spec in self._session.get_outputs()]
         for name in self._names:
             self._binding.bind_output(name)
-        self._arrays: dict[str, NDArray[np.float32]] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}
         self._outputs = observed.outputs
         self._counter = Counter()
         sources = dict.fromkeys(observed.sources.values())
@@ -147,10 +146,11 @@ class _Worker:
 
     def _keep_outputs(self) -> None:
         """From the first run on, let ONNX Runtime write into the same memory, and look at it without a copy."""
-        for name, value in zip(self._names, self._binding.get_outputs(), strict=True):
-            shape = value.shape()
-            memory = (ctypes.c_float * math.prod(shape)).from_address(value.data_ptr()) if math.prod(shape) else []
-            self._arrays[name] = np.ctypeslib.as_array(memory) if shape else np.empty(0, np.float32)
+        self._values = self._binding.get_outputs()
+        for name, value in zip(self._names, self._values, strict=True):
+            size = math.prod(value.shape())
+            memory = (ctypes.c_float * size).from_address(value.data_ptr()) if size else bytearray()
+            self._arrays[name] = np.frombuffer(memory, np.float32)
             self._binding.bind_ortvalue_output(name, value)
 
     def merge(self, other: _Worker) -> None:
@@ -179,15 +179,11 @@ def _warnings(total: _Worker, count: int, skipped: Sequence[str]) -> Iterator[st
     dead = [name for name, histogram in total.histograms.items() if not histogram.limit]
     if dead:
         yield f"{len(dead)} tensors are zero on every picture, {dead[0]!r} among them"
-    growth = {
-        name: histogram.limit / total.early[name] - 1
-        for name, histogram in total.histograms.items()
-        if total.early[name] > 0
-    }
-    grown = [name for name, share in growth.items() if share > GROWTH]
+    grown = [name for name, found in total.histograms.items() if found.limit > (1 + GROWTH) * total.early[name]]
     if grown:
-        worst = max(grown, key=lambda name: growth[name])
+        worst = max(grown, key=lambda name: total.histograms[name].limit / max(total.early[name], 1e-38))
         yield (
             f"{len(grown)} of {len(total.histograms)} ranges grew by more than {GROWTH:.0%} in the last quarter of the "
-            f"pictures (worst: {worst!r} by {growth[worst]:.0%}); more pictures would make them surer"
+            f"pictures (worst: {worst!r} from {total.early[worst]:.3g} to {total.histograms[worst].limit:.3g}); "
+            "more pictures would make them surer"
         )

@@ -45,6 +45,7 @@ class Counter:
         Raises:
             ValueError: a value is not finite.
         """
+        self._pending = 0  # a refused value may have left some
         flat = values.reshape(-1)
         if not flat.size:
             return math.inf, -math.inf

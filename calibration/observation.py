@@ -50,6 +50,9 @@ def observe(graph: bytes, tensors: Sequence[str], input_name: str) -> ObservedGr
     for name, source in sources.items():
         if source not in producers and source != input_name:
             raise CalibrationError(f"the graph does not compute tensor {name!r} from its input; it has no range")
+    given = {spec.name: spec.type.tensor_type.elem_type for spec in model.graph.input}
+    if input_name in sources.values() and given.get(input_name) != onnx.TensorProto.FLOAT:
+        raise CalibrationError(f"input {input_name!r} is not float32; only float32 tensors have ranges to calibrate")
     wanted = sorted({source for source in sources.values() if source in producers})
     if not wanted:
         raise CalibrationError("no tensor to observe: the graph has nothing to quantise")
@@ -60,7 +63,7 @@ def observe(graph: bytes, tensors: Sequence[str], input_name: str) -> ObservedGr
     try:
         # Messages merge when their bytes are joined: outputs are added without encoding all weights again.
         session, outputs = _without_copies(graph + extra.SerializeToString(), wanted)
-    except Exception as error:  # noqa: BLE001 (ONNX Runtime's exceptions share no public base class)
+    except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise CalibrationError(f"the graph cannot be run for calibration: {error}") from error
     for output in session.get_outputs():
         if output.type != "tensor(float)":

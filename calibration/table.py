@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import hashlib
 import json
@@ -78,7 +77,7 @@ class RangeTable(Mapping[str, Histogram]):
         try:
             data = json.loads(text)
             return _table(data)
-        except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError, zlib.error) as error:
             raise CalibrationError(f"not a usable range table ({error}); calibrate again") from error
 
 

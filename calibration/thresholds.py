@@ -10,6 +10,7 @@ the rounding and the clipping error, in closed form.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Final
 
@@ -194,14 +195,17 @@ def _affine_mse(counts: Counts, width: float, lowest: float, highest: float) -> 
     """Reaches below and above zero with the least square error: both cut at one magnitude, then one at a time."""
     above, below = SideError(counts[0], width, highest), SideError(counts[1], width, lowest)
 
-    def error(low: Floats, high: Floats) -> Floats:
+    def error(low: Floats | float, high: Floats | float) -> Floats:
         size = np.maximum((low + high) / 255, _SMALLEST / 256)
         zero_point = np.round(low / size)
         return below(size, zero_point) + above(size, 255 - zero_point)
 
-    reach = _minimise(lambda x: error(np.minimum(x, lowest), np.minimum(x, highest)), max(lowest, highest))
-    low, high = np.float64(min(reach, lowest)), np.float64(min(reach, highest))
+    def shared(reach: Floats) -> Floats:
+        return error(np.minimum(reach, lowest), np.minimum(reach, highest))
+
+    reach = _minimise(shared, max(lowest, highest))
+    low, high = min(reach, lowest), min(reach, highest)
     for _ in range(2 if lowest and highest else 0):
-        high = np.float64(_minimise(lambda x, low=low: error(low, x), highest, high))
-        low = np.float64(_minimise(lambda x, high=high: error(x, high), lowest, low))
-    return float(low), float(high)
+        high = _minimise(functools.partial(error, low), highest, high)
+        low = _minimise(functools.partial(error, high=high), lowest, low)
+    return low, high

@@ -1,0 +1,272 @@
+"""Collected ranges are those of the plain graph, whatever the order, the names and the number of workers."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from edgevision.calibration import CalibrationImages, RangeTable, collect_ranges
+from edgevision.calibration.counting import SAMPLE, Counter
+from edgevision.calibration.histogram import Histogram
+from edgevision.errors import CalibrationError
+from edgevision.export.graph import Graph
+from edgevision.kernels.cpu import Preprocessor
+from edgevision.manifest import Preprocess
+
+WritePictures = Callable[..., Path]
+
+ROOT = Path(__file__).resolve().parents[2]
+TENSORS = ["image", "relu", "signed", "leaky", "clip", "sum", "pooled", "moved", "flat", "output"]
+
+
+def plain_ranges(
+    network: bytes, tensors: list[str], images: CalibrationImages, preprocess: Preprocess
+) -> dict[str, Histogram]:
+    """The same by the plainest means: every tensor an ordinary output, copied by ONNX Runtime."""
+    model = onnx.load_model_from_string(network)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name != preprocess.input_name)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    prepare, counter = Preprocessor(preprocess), Counter()
+    array = np.zeros(prepare.shape, np.float32)
+    histograms = {name: Histogram() for name in tensors}
+    for _, image in images:
+        prepare(image, array[0])
+        arrays = session.run(None, {preprocess.input_name: array})
+        found = {output.name: values for output, values in zip(session.get_outputs(), arrays, strict=True)}
+        for name, histogram in histograms.items():
+            counter.add(histogram, found.get(name, array))
+    return histograms
+
+
+def test_histograms_are_those_of_the_plain_graph(
+    network: bytes, preprocess: Preprocess, write_pictures: WritePictures
+) -> None:
+    images = CalibrationImages(write_pictures(5))
+    table = collect_ranges(network, TENSORS, images, preprocess, quiet=True)
+    assert list(table) == TENSORS
+    assert table.images == 5
+    for name, expected in plain_ranges(network, TENSORS, images, preprocess).items():
+        assert np.array_equal(table[name].counts, expected.counts), name
+        assert (table[name].minimum, table[name].maximum) == (expected.minimum, expected.maximum), name
+
+
+def test_tensors_that_only_move_values_share_one_histogram(
+    network: bytes, preprocess: Preprocess, write_pictures: WritePictures
+) -> None:
+    table = collect_ranges(network, ["flat", "pooled"], CalibrationImages(write_pictures(1)), preprocess, quiet=True)
+    assert table["flat"] is table["pooled"]
+
+
+def test_order_names_and_workers_do_not_matter(
+    network: bytes, preprocess: Preprocess, write_pictures: WritePictures, tmp_path: Path
+) -> None:
+    folder = write_pictures(9)
+    shuffled = tmp_path / "shuffled"
+    shuffled.mkdir()
+    for i, number in enumerate(np.random.default_rng(3).permutation(9)):
+        shutil.copy(folder / f"{number}.png", shuffled / f"{i}.png")
+    texts = {
+        collect_ranges(network, TENSORS, CalibrationImages(pictures), preprocess, workers=workers, quiet=True).to_json()
+        for pictures in (folder, shuffled)
+        for workers in (1, 2, 5)
+    }
+    assert len(texts) == 1
+
+
+def test_unreadable_pictures_are_skipped_and_named(
+    network: bytes, preprocess: Preprocess, write_pictures: WritePictures
+) -> None:
+    folder = write_pictures(4)
+    expected = collect_ranges(network, TENSORS, CalibrationImages(folder), preprocess, quiet=True)
+    (folder / "bad.jpg").write_bytes(b"\xff\xd8 cut")
+    table = collect_ranges(network, TENSORS, CalibrationImages(folder), preprocess, quiet=True)
+    assert (table.images, table.skipped) == (4, ("bad.jpg",))
+    assert any("1 of 5 calibration pictures could not be read: bad.jpg" in text for text in table.warnings)
+    assert np.array_equal(table["relu"].counts, expected["relu"].counts)
+
+
+def test_no_readable_picture_is_an_error(network: bytes, preprocess: Preprocess, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 cut")
+    with pytest.raises(CalibrationError, match="none of the 1 pictures"):
+        collect_ranges(network, TENSORS, CalibrationImages(tmp_path), preprocess, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [("nowhere", "does not compute tensor 'nowhere'"), ("w1", "'w1'"), ("index", "'index' is a tensor.int64")],
+)
+def test_tensors_without_a_range_are_refused(
+    network: bytes, preprocess: Preprocess, write_pictures: WritePictures, tensor: str, message: str
+) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        collect_ranges(network, ["relu", tensor], CalibrationImages(write_pictures(1)), preprocess, quiet=True)
+
+
+def test_nothing_to_observe_is_refused(network: bytes, preprocess: Preprocess, write_pictures: WritePictures) -> None:
+    with pytest.raises(CalibrationError, match="no tensor to observe"):
+        collect_ranges(network, [], CalibrationImages(write_pictures(1)), preprocess, quiet=True)
+
+
+def test_a_value_that_is_not_finite_names_tensor_and_picture(write_pictures: WritePictures) -> None:
+    """The logarithm of a black picture is -inf, and its difference from itself is no number."""
+    folder = write_pictures(3)
+    cv2.imwrite(str(folder / "black.png"), np.zeros((8, 8, 3), np.uint8))
+    nodes = [helper.make_node("Log", ["image"], ["log"]), helper.make_node("Sub", ["log", "log"], ["zero"])]
+    shape = [1, 3, 8, 8]
+    graph = helper.make_graph(
+        nodes,
+        "log",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("zero", TensorProto.FLOAT, shape)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    preprocess = Preprocess("image", (8, 8), mean=(-0.0,) * 3)
+    for tensor in ("log", "zero"):
+        with pytest.raises(CalibrationError, match=f"tensor '{tensor}'.*picture 'black.png'"):
+            collect_ranges(model, [tensor], CalibrationImages(folder), preprocess, quiet=True)
+
+
+def test_ranges_still_growing_are_reported_with_the_worst(
+    network: bytes, preprocess: Preprocess, write_pictures: WritePictures, tmp_path: Path
+) -> None:
+    """One picture of eight, of high contrast, widens all ranges: seen when it falls into the last quarter."""
+    grown = []
+    for extreme in range(12):
+        folder = tmp_path / f"set{extreme}"
+        folder.mkdir()
+        for i in range(8):
+            picture = np.full((24, 32, 3), 100 + i, np.uint8)
+            if i == 0:
+                picture[::2] = 255 - extreme
+                picture[1::2] = 0
+            cv2.imwrite(str(folder / f"{i}.png"), picture)
+        table = collect_ranges(network, TENSORS, CalibrationImages(folder), preprocess, quiet=True)
+        grown += [text for text in table.warnings if "grew by more than 10%" in text]
+    assert 0 < len(grown) < 12
+    assert all("worst: " in text and "more pictures" in text for text in grown)
+
+
+def test_a_tensor_that_is_always_zero_is_reported(preprocess: Preprocess, write_pictures: WritePictures) -> None:
+    shape = [1, 3, 24, 32]
+    nodes = [helper.make_node("Sub", ["image", "image"], ["dead"]), helper.make_node("Abs", ["image"], ["alive"])]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("dead", "alive")]
+    graph = helper.make_graph(
+        nodes, "dead", [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)], outputs
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    images = CalibrationImages(write_pictures(2))
+    table = collect_ranges(model, ["dead", "alive"], images, preprocess, quiet=True)
+    assert any("'dead'" in text and "zero on every picture" in text for text in table.warnings)
+    assert table["dead"].symmetric_limit("mse") == 1.0
+
+
+_PEAK = """
+import sys
+from edgevision.calibration import CalibrationImages, collect_ranges
+from edgevision.manifest import Preprocess
+
+class Repeated(CalibrationImages):
+    def read(self, index):
+        return super().read(index % 5)
+
+images = CalibrationImages(sys.argv[2])
+images.__class__ = Repeated
+images.paths, images.names = images.paths * int(sys.argv[3]), images.names * int(sys.argv[3])
+spec = Preprocess("image", (128, 96))
+collect_ranges(open(sys.argv[1], "rb").read(), ["relu", "signed", "clip"], images, spec, workers=2, quiet=True)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from Linux's /proc")
+def test_memory_does_not_grow_with_the_number_of_pictures(
+    network: bytes, write_pictures: WritePictures, tmp_path: Path
+) -> None:
+    """Each picture's tensors have 3 MB: keeping those of 190 more would show as 500 MB."""
+    model = onnx.load_model_from_string(network)
+    for side, length in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], (96, 128), strict=True):
+        side.dim_value = length
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 16 * 48 * 64
+    onnx.save(model, tmp_path / "large.onnx")
+
+    def peak_kib(repeats: int) -> int:
+        command = [sys.executable, "-c", _PEAK, str(tmp_path / "large.onnx"), str(write_pictures(5)), str(repeats)]
+        return int(subprocess.run(command, check=True, capture_output=True, timeout=240, cwd=ROOT).stdout)
+
+    assert peak_kib(40) < peak_kib(2) + 8 * 1024
+
+
+_INTERRUPTED = """
+import sys
+from edgevision.calibration import CalibrationImages, load_or_collect
+from edgevision.manifest import Preprocess
+
+
+class Endless(CalibrationImages):
+    def read(self, index):
+        if index == 20:
+            print("running", flush=True)
+        return super().read(index % 5)
+
+images = CalibrationImages(sys.argv[2])
+images.__class__ = Endless
+images.paths, images.names = images.paths * 20_000, images.names * 20_000
+images.__dict__["digests"] = tuple(str(i) for i in range(len(images)))
+spec = Preprocess("image", (32, 24))
+try:
+    load_or_collect(sys.argv[3], open(sys.argv[1], "rb").read(), ["relu"], images, spec, workers=2, quiet=True)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_an_interrupt_stops_all_workers_and_leaves_no_file(
+    network: bytes, write_pictures: WritePictures, tmp_path: Path
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(network)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    arguments = [str(tmp_path / "model.onnx"), str(write_pictures(5)), str(cache / "ranges.json")]
+    with subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTED, *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as child:
+        assert child.stdout is not None
+        try:
+            assert child.stdout.readline() == "running\n"
+            child.send_signal(signal.SIGINT)
+            assert child.communicate(timeout=60)[0] == "stopped\n"
+        finally:
+            child.kill()
+    assert child.returncode == 0
+    assert list(cache.iterdir()) == []
+
+
+def test_a_real_detector(shared: Path) -> None:
+    """Blocked layouts, fused ReLU6 and a picture folder as they are in practice."""
+    graph = (shared / "models" / "ssd_mobilenet_v1_coco_raw.onnx").read_bytes()
+    model = onnx.load_model_from_string(graph)
+    tensors = [node.output[0] for node in model.graph.node if node.op_type == "Clip"]
+    shapes = Graph(onnx.shape_inference.infer_shapes(model)).shape
+    whole = [name for name in tensors if np.prod(shapes(name)) < 2 * SAMPLE]
+    assert len(whole) > 20
+    images = CalibrationImages(shared / "data" / "coco_calib" / "images", limit=3)
+    preprocess = Preprocess("image", (300, 300), mean=(128.0,) * 3, std=(128.0,) * 3)
+    table: RangeTable = collect_ranges(graph, tensors, images, preprocess, quiet=True)
+    for name, expected in plain_ranges(graph, whole, images, preprocess).items():
+        assert np.array_equal(table[name].counts, expected.counts), name
+    for name in tensors:
+        assert table[name].minimum == 0.0
+        assert table[name].symmetric_limit("mse") <= table[name].maximum <= 6.0
