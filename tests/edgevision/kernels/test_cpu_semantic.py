@@ -91,7 +91,8 @@ def test_equal_logits_give_the_lowest_class_and_nan_never_wins() -> None:
     logits[2, 0, 1] = 1
     logits[0, 0, 2] = logits[1, 0, 3] = np.nan
     logits[1, 0, 2], logits[2, 0, 2] = -2, -1
-    assert ClassMapper((4, 1), 3).argmax(logits).tolist() == [[0, 2, 2, 0]]
+    logits[2, 0, 3] = 5  # a NaN before it hides no winner
+    assert ClassMapper((4, 1), 3).argmax(logits).tolist() == [[0, 2, 2, 2]]
 
 
 def test_coarse_logits_are_upsampled_bilinearly_before_the_argmax() -> None:
