@@ -227,26 +227,39 @@ def test_losses_are_least_where_the_answer_is_right(scripts: Import) -> None:
     assert float(losses.segmentation_loss(right.roll(1, dims=1), classes, weights)) > 1
 
 
+@pytest.fixture(scope="module")
+def segmenter_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The output folder, which also holds the rendered frames, and the report of a short training."""
+    output = tmp_path_factory.mktemp("segmenter")
+    return output, train("segmenter", output, output)
+
+
 @needs_torch
-def test_a_short_training_lowers_the_segmenters_loss_and_gives_a_model_that_exports(tmp_path: Path) -> None:
-    report = train("segmenter", tmp_path, tmp_path)
+def test_a_short_training_lowers_the_segmenters_loss_and_gives_a_model_that_exports(
+    segmenter_run: tuple[Path, dict[str, Any]],
+) -> None:
+    output, report = segmenter_run
     assert report["loss"][-1] < 0.9 * report["loss"][0]
     assert 0 <= report["score"]["miou"] <= 1
     assert report["parameters"] <= 1_200_000
-    model = prepared_without_flags(tmp_path / "aerial_segmenter.onnx")
+    model = prepared_without_flags(output / "aerial_segmenter.onnx")
     assert (model.family, model.task, model.labels) == ("semantic", "semantic", SEGMENTATION_CLASSES)
 
 
 @needs_torch
-def test_a_short_training_lowers_the_detectors_loss_repeats_exactly_and_gives_a_model_that_exports(
-    tmp_path: Path,
-) -> None:
-    first, second = (train("detector", tmp_path / run, tmp_path) for run in ("first", "second"))
-    assert first["loss"][-1] < 0.95 * first["loss"][0]
-    assert 0 <= first["score"]["map_50"] <= 1
-    assert first["parameters"] <= 1_500_000
-    assert second["loss"] == first["loss"]
-    files = [tmp_path / folder / "aerial_detector.onnx" for folder in ("first", "second")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    model = prepared_without_flags(files[0])
+def test_a_training_repeats_exactly(segmenter_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    first, report = segmenter_run
+    again = train("segmenter", tmp_path, first)
+    assert (again["loss"], again["score"]) == (report["loss"], report["score"])
+    name = "aerial_segmenter.onnx"
+    assert (tmp_path / name).read_bytes() == (first / name).read_bytes()
+
+
+@needs_torch
+def test_a_short_training_lowers_the_detectors_loss_and_gives_a_model_that_exports(tmp_path: Path) -> None:
+    report = train("detector", tmp_path, tmp_path)
+    assert report["loss"][-1] < 0.95 * report["loss"][0]
+    assert 0 <= report["score"]["map_50"] <= 1
+    assert report["parameters"] <= 1_500_000
+    model = prepared_without_flags(tmp_path / "aerial_detector.onnx")
     assert (model.family, model.task, model.labels) == ("ssd", "detection", DETECTION_CLASSES)
