@@ -19,19 +19,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgevision.errors import SessionError, SourceError, UsageError
+from edgevision.errors import SourceError, UsageError
 from edgevision.frame import Frame
-from edgevision.latency import Histogram
 from edgevision.machine import cores
 from edgevision.queues import Intake, Reorder, Ticket
 from edgevision.results import Result
-from edgevision.run_report import RunReport, SourceReport
+from edgevision.run_report import RunReport, SourceReport, Statistics
 from edgevision.sinks.base import Sink
 from edgevision.sources.base import Source
+from edgevision.workers import Workers, check_ended, wait
 
 OnResult = Callable[[Frame, Result, Mapping[str, float]], None]
 _log = logging.getLogger(__name__)
-_WAKE_S = 1.0
 _STOP_LIMIT_S = 10.0
 
 
@@ -101,14 +100,10 @@ class Pipeline:
         live = [source.live for source in sources]
         self._intake = Intake(live, depth=self._lane_count + 1, max_age_ms=max_age_ms, limit=frames)
         self._reorder: Reorder[_Done] = Reorder(window=2 * self._lane_count)
-        self._ended = False
-        self._errors: list[BaseException] = []  # threads only append; the first is raised
+        self._workers = Workers(stop=self._give_up)
         self._source_errors: dict[int, SourceError] = {}
-        self._processed = [0] * len(self._sources)
-        self._latency: dict[str, Histogram] = {}
-        self._age = Histogram()
-        self._read = [Histogram() for _ in self._sources]
-        self._started_ns = self._finished_ns = 0
+        self._statistics = Statistics(len(live))
+        self._ended = False
 
     # ---- the stages, each in its own thread --------------------------------------------------------------------
 
@@ -120,10 +115,12 @@ class Pipeline:
             while True:
                 asked = time.perf_counter()
                 frame = next(frames, None)
-                if frame is None or not self._intake.put(index, frame):
+                if frame is None:
                     break
                 if not source.live:
-                    self._read[index].record((time.perf_counter() - asked) * 1e3)
+                    self._statistics.read[index].record((time.perf_counter() - asked) * 1e3)
+                if not self._intake.put(index, frame):
+                    break
         except SourceError as error:
             self._source_errors[index] = error
             if len(self._sources) > 1:  # the run goes on, so this is the time to tell
@@ -141,7 +138,7 @@ class Pipeline:
                 break
 
     def _output(self) -> None:
-        """Results in order to sinks and callback, and into the statistics."""
+        """Results in order to sinks and callback."""
         try:
             while (done := self._reorder.take()) is not None:
                 frame, start_ns = done.ticket.frame, time.monotonic_ns()
@@ -150,17 +147,13 @@ class Pipeline:
                     sink.write(frame, done.result, timing_ms)
                 if self._on_result is not None:
                     self._on_result(frame, done.result, timing_ms)
-                self._finished_ns = time.monotonic_ns()
-                self._processed[done.ticket.source] += 1
-                self._age.record((start_ns - frame.capture_time_ns) / 1e6)
-                for stage, value in {**timing_ms, "output": (self._finished_ns - start_ns) / 1e6}.items():
-                    self._latency.setdefault(stage, Histogram()).record(value)
+                self._statistics.delivered(done.ticket.source, frame, timing_ms, start_ns)
         finally:
             self._close_sinks()
 
     def _close_sinks(self) -> None:
         for sink in self._sinks:
-            self._guarded(sink.close)()
+            self._workers.attempt(sink.close)
 
     # ---- running and stopping ----------------------------------------------------------------------------------
 
@@ -173,21 +166,22 @@ class Pipeline:
             KeyboardInterrupt: Ctrl-C; frames under way were finished and all sinks closed properly.
         """
         lanes: list[Lane] = []
-        captures: list[threading.Thread] = []
-        workers: list[threading.Thread] = []
+        feeding: list[threading.Thread] = []
         output: list[threading.Thread] = []
         try:
             lanes.extend(self._model.open_lane(threads=1) for _ in range(self._lane_count))
-            self._started_ns = self._finished_ns = time.monotonic_ns()
-            output.append(self._thread("output", self._output))
-            for i, lane in enumerate(lanes):
-                workers.append(self._thread(f"lane {i}", self._infer, lane))
-            for i, source in enumerate(self._sources):
-                captures.append(self._thread(f"capture {source.status.source_id}", self._capture, i))
-            self._wait(workers)
+            self._statistics.start()
+            output.append(self._workers.start("output", self._output))
+            feeding.extend(self._workers.start(f"lane {i}", self._infer, lane) for i, lane in enumerate(lanes))
+            inferring = tuple(feeding)
+            feeding.extend(
+                self._workers.start(f"capture {source.status.source_id}", self._capture, i)
+                for i, source in enumerate(self._sources)
+            )
+            wait(inferring, time.monotonic() + (self._duration_s or math.inf))
         finally:
-            self._shut_down(captures + workers, output, lanes)
-        for error in [*self._errors, *self._source_errors.values()]:
+            self._shut_down(feeding, output, lanes)
+        for error in [*self._workers.errors, *self._source_errors.values()]:
             raise error
         return self.report()
 
@@ -195,49 +189,24 @@ class Pipeline:
         """End the run soon: frames under way are finished and written. From any thread."""
         self._intake.close()
 
-    def _thread(self, name: str, work: Callable[..., None], *args: object) -> threading.Thread:
-        thread = threading.Thread(target=self._guarded(work), args=args, name=f"edgevision {name}")
-        thread.start()
-        return thread
-
-    def _guarded(self, work: Callable[..., None]) -> Callable[..., None]:
-        """`work` whose exception stops the whole pipeline."""
-
-        def guarded(*args: object) -> None:
-            try:
-                work(*args)
-            except BaseException as error:  # noqa: BLE001  raised again by run(), in the thread that called it
-                self._errors.append(error)
-                self._intake.close()
-                self._reorder.abort()
-
-        return guarded
-
-    def _wait(self, workers: Sequence[threading.Thread]) -> None:
-        """Until all workers have ended, or the time is up."""
-        deadline = time.monotonic() + (math.inf if self._duration_s is None else self._duration_s)
-        for worker in workers:
-            while worker.is_alive() and (left_s := deadline - time.monotonic()) > 0:
-                worker.join(min(_WAKE_S, left_s))
+    def _give_up(self) -> None:
+        self._intake.close()
+        self._reorder.abort()
 
     def _shut_down(
-        self, workers: Sequence[threading.Thread], output: Sequence[threading.Thread], lanes: Sequence[Lane]
+        self, feeding: Sequence[threading.Thread], output: Sequence[threading.Thread], lanes: Sequence[Lane]
     ) -> None:
-        """End all threads, those that feed others first, and close what they used."""
+        """End all threads, the output last, and close what they used."""
         self._intake.close()
         for source in self._sources:
-            self._guarded(source.close)()
+            self._workers.attempt(source.close)
         deadline = time.monotonic() + _STOP_LIMIT_S
-        for thread in workers:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        wait(feeding, deadline)
         self._reorder.finish()
-        for thread in output:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        stuck = [thread.name for thread in [*workers, *output] if thread.is_alive()]
-        if stuck:
-            raise SessionError(f"{', '.join(stuck)}: still busy {_STOP_LIMIT_S:g} s after the stop; left behind")
+        wait(output, deadline)
+        check_ended([*feeding, *output], _STOP_LIMIT_S)
         for lane in lanes:
-            self._guarded(lane.close)()
+            self._workers.attempt(lane.close)
         if not output:  # it would have closed them
             self._close_sinks()
         self._ended = True
@@ -246,19 +215,12 @@ class Pipeline:
         """What the run did; complete once it has ended."""
         sources = []
         for i, source in enumerate(self._sources):
-            dropped = dict(self._intake.dropped[i])
-            cut_off = self._intake.handed_out[i] - self._processed[i]
+            dropped, processed = dict(self._intake.dropped[i]), self._statistics.processed[i]
+            cut_off = self._intake.handed_out[i] - processed
             if self._ended and cut_off:  # under way when an error stopped the run
                 dropped["stopped"] = dropped.get("stopped", 0) + cut_off
-            sources.append(SourceReport.of(source.status, self._processed[i], dropped, self._source_errors.get(i)))
-        stages = {"read": Histogram().merge(self._read), **self._latency}
-        return RunReport(
-            sources,
-            (self._finished_ns - self._started_ns) / 1e9,
-            self._lane_count,
-            {stage: histogram.summary() for stage, histogram in stages.items() if histogram.count},
-            self._age.summary(),
-        )
+            sources.append(SourceReport.of(source.status, processed, dropped, self._source_errors.get(i)))
+        return self._statistics.report(sources, self._lane_count)
 
 
 def run_pipeline(

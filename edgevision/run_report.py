@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgevision.frame import Frame
+from edgevision.latency import Histogram
 from edgevision.sources.base import SourceStatus
 
 
@@ -49,7 +52,7 @@ class RunReport:
 
     Attributes:
         sources: one entry each, in the order given.
-        duration_s: from the first frame handed to a lane to the last result written.
+        duration_s: from the start of all threads, models loaded, to the last result written.
         lanes: workers that ran the model side by side.
         latency_ms: stage -> percentiles: `read` (a recording's next frame, decoded), `queue` (captured to
             taken by a lane), `preprocess`, `inference`, `postprocess`, `order` (waiting for frames before it), `output`
@@ -118,3 +121,42 @@ class RunReport:
                 lines.append(f"{source.source_id}: {source.state}, {source.processed} of {source.captured} frames")
             lines += [f"note: {note}" for note in source.notes]
         return "\n".join(lines)
+
+
+class Statistics:
+    """What a run measures while it goes on; 9 kB per stage, however long it goes on.
+
+    Attributes:
+        read: one histogram per source, recorded by the thread that reads it.
+        processed: results delivered, per source. This and all else belongs to the thread that delivers.
+    """
+
+    def __init__(self, sources: int) -> None:
+        self.read = [Histogram() for _ in range(sources)]
+        self.processed = [0] * sources
+        self._latency: dict[str, Histogram] = {}
+        self._age = Histogram()
+        self._started_ns = self._finished_ns = 0
+
+    def start(self) -> None:
+        """The run's clock starts."""
+        self._started_ns = self._finished_ns = time.monotonic_ns()
+
+    def delivered(self, source: int, frame: Frame, timing_ms: Mapping[str, float], start_ns: int) -> None:
+        """Count a result whose delivery began at `start_ns` and is over now."""
+        self._finished_ns = time.monotonic_ns()
+        self.processed[source] += 1
+        self._age.record((start_ns - frame.capture_time_ns) / 1e6)
+        for stage, value in {**timing_ms, "output": (self._finished_ns - start_ns) / 1e6}.items():
+            self._latency.setdefault(stage, Histogram()).record(value)
+
+    def report(self, sources: Sequence[SourceReport], lanes: int) -> RunReport:
+        """The run's report, given its sources' parts."""
+        stages = {"read": Histogram().merge(self.read), **self._latency}
+        return RunReport(
+            sources,
+            (self._finished_ns - self._started_ns) / 1e9,
+            lanes,
+            {stage: histogram.summary() for stage, histogram in stages.items() if histogram.count},
+            self._age.summary(),
+        )
