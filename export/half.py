@@ -32,8 +32,8 @@ def float32_nodes(graph: Graph) -> dict[str, str]:
     for node in graph.nodes:
         if any(entry.g.node or entry.graphs for entry in node.attribute):
             raise ModelError(
-                f"node {node.name or key(node)!r} ({node.op_type}) has a branch or loop inside, which cannot be converted "
-                "to FP16; export the model without control flow"
+                f"node {node.name or key(node)!r} ({node.op_type}) has a branch or loop inside, "
+                "which cannot be converted to FP16; export the model without control flow"
             )
         reason = "decode" if key(node) in decode else _obstacle(graph, node)
         if reason:

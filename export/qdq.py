@@ -70,7 +70,7 @@ class QdqWriter:
         return output
 
     def constant(self, stem: str, values: NDArray[Any], scales: Floats, axis: int | None) -> str:
-        """Store integer `values` with their DQ and return the dequantised tensor; shared by equal values of one stem."""
+        """Store integer `values` with their DQ and return the dequantised tensor; equal ones of one stem are shared."""
         known = (stem, f"{axis}:{hash((values.tobytes(), scales.tobytes()))}")
         if known not in self._weights:
             zeros = np.zeros(scales.shape, values.dtype)

@@ -133,7 +133,7 @@ def _is_dequantized(graph: Graph, name: str) -> bool:
 
 def _same_grid(graph: Graph, first: onnx.NodeProto, second: onnx.NodeProto) -> bool:
     one, two = (graph.constants.get(node.input[1]) for node in (first, second))
-    return one is not None and two is not None and float(one) == float(two)
+    return one is not None and two is not None and np.array_equal(one.astype(np.float32), two.astype(np.float32))
 
 
 def _channel_axis(node: onnx.NodeProto, rank: int) -> int | None:

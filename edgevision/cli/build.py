@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if not kept:
         missing = [node for node in built.quantised if node not in built.int8]
         text = (
-            f"goal missed, no plan written: {len(built.int8)} of {promised} convolutions promised in INT8 were built so; "
+            f"goal missed, no plan written: {len(built.int8)} of {promised} promised convolutions were built in INT8; "
             + (f"not in INT8: {', '.join(missing[:5])}" if missing else "the others are not quantised in the graph")
         )
     finish(args, data, text)
@@ -88,7 +88,8 @@ def _graph_for(manifest: Manifest, precision: str) -> str:
             return name
     held = sorted({info.precision for info in manifest.graphs.values()})
     raise BundleError(
-        f"this bundle has no {precision} graph, it holds {', '.join(held)}; export the model with --precision {precision}"
+        f"this bundle has no {precision} graph, it holds {', '.join(held)}; "
+        f"export the model again with --precision {precision}"
     )
 
 
