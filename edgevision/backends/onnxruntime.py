@@ -31,8 +31,6 @@ class OnnxRuntimeSession:
 
     def __init__(self, loaded: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         self._loaded, self.inputs, self.outputs = loaded, inputs, outputs
-        self._options = require("onnxruntime", "inference on the CPU").RunOptions()
-        self._options.log_severity_level = _FATAL
         self._binding = loaded.io_binding()
         self._bound: dict[str, NDArray[Any]] = {}
         # Kept buffers: a fresh 22 MB logits tensor per frame would cost milliseconds in page faults alone.
@@ -56,7 +54,7 @@ class OnnxRuntimeSession:
             if array is None or array is not self._bound.get(spec.name):
                 self._bind(spec, array)
         try:
-            self._loaded.run_with_iobinding(self._binding, self._options)
+            self._loaded.run_with_iobinding(self._binding)
         except Exception as error:
             raise SessionError(f"ONNX Runtime failed: {_message(error)}") from error
         return self._results

@@ -62,11 +62,8 @@ def build_plan(graph: bytes, name: str, *, target: int | None = None, progress: 
         KeyboardInterrupt: Ctrl-C; the build was cancelled.
     """
     if target is not None and target not in TARGETS:
-        board = f" (SM {target} is {_BOARDS[target]}: build on the board, with its own TensorRT)"
-        raise UsageError(
-            f"TensorRT-RTX builds for SM {', '.join(map(str, TARGETS))}; got {target}"
-            + (board if target in _BOARDS else "")
-        )
+        board = f": that is {_BOARDS[target]}, build on the board with its own TensorRT" if target in _BOARDS else ""
+        raise UsageError(f"TensorRT-RTX builds for SM {', '.join(map(str, TARGETS))}; got {target}{board}")
     rtx = require("tensorrt_rtx_bindings", "building with TensorRT-RTX")
     start = time.monotonic()
     log = _logger(rtx)
