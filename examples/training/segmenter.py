@@ -99,7 +99,9 @@ class Segmenter(nn.Module):
         features = self.refine_eighth(self.fuse_eighth(self.deep(eighth), eighth))
         features = self.refine_quarter(self.fuse_quarter(features, quarter))
         logits = self.classify(self.fuse_half(features, half))
-        return F.interpolate(logits.float(), scale_factor=2.0, mode="bilinear", align_corners=False)
+        if logits.dtype == torch.bfloat16:  # under autocast: enlarged that coarsely, scores would tie
+            logits = logits.float()
+        return F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def _linear(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module]:

@@ -25,9 +25,10 @@ Target = TypeVar("Target")
 
 
 class DetectionTask:
-    """The detector and its batches: targets are a list of boxes (k, 4) and a list of class ids (k,)."""
+    """The detector and its batches: the target is an image's boxes (k, 4) and class ids (k,)."""
 
     learning_rate = 3e-3
+    epochs = 8
 
     def __init__(self, cache: Path, frame_set: FrameSet, workers: int) -> None:
         self.frames = load_frames(cache, frame_set, detector.INPUT_WH, class_maps=False, workers=workers)
@@ -56,6 +57,7 @@ class SegmentationTask:
     """The segmenter and its batches: the target is the class map (288, 512)."""
 
     learning_rate = 3e-3
+    epochs = 5
 
     def __init__(self, cache: Path, frame_set: FrameSet, workers: int) -> None:
         frames = load_frames(cache, frame_set, segmenter.INPUT_WH, class_maps=True, workers=workers)

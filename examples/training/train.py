@@ -42,6 +42,7 @@ class Task(Protocol):
     """What differs between the two trainings: the network, its batches and its loss."""
 
     learning_rate: float
+    epochs: int
 
     @property
     def network(self) -> Network: ...
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for rendered frames (default: frames/ in the output folder)")
     parser.add_argument("--scenes", type=int, default=len(TRAINING_SEEDS))
     parser.add_argument("--frames-per-scene", type=int, default=12)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, help="default: 8 for the detector, 5 for the segmenter")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--held-out-scenes", type=int, default=len(HELD_OUT_SEEDS))
     parser.add_argument("--seed", type=int, default=0)
@@ -140,7 +141,7 @@ def main() -> None:
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / FILE_NAMES[arguments.model]
-    steps = max(1, arguments.epochs * len(frame_set) // arguments.batch)
+    steps = max(1, (arguments.epochs or task.epochs) * len(frame_set) // arguments.batch)
     network, history = fit(task, path, steps=steps, batch=arguments.batch, seed=arguments.seed)
     held_out = FrameSet(HELD_OUT_SEEDS[: arguments.held_out_scenes], 5)
     result = score(path, held_out, arguments.threads)
