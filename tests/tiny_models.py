@@ -145,3 +145,27 @@ def quantised_block(seed: int = 0, size: int = 16) -> bytes:
     nodes.append(helper.make_node("Add", [qdq("second", 0.05, 128), middle], ["sum"]))
     nodes.append(helper.make_node("Identity", [qdq("sum", 0.05, 128)], ["result"]))
     return model_bytes(nodes, [value("image", [1, 3, size, size])], [value("result", [1, 8, size, size])], constants)
+
+
+def biased_segmenter(input_wh: tuple[int, int] = (64, 48)) -> bytes:
+    """`logits` [1, 3, h, w] of a quantised 1x1 convolution that gives a black picture to class 1 through a float bias
+    of 0.4 on an integer grid of 1: kernels that round the bias to that grid lose it."""
+    width, height = input_wh
+    constants: dict[str, NDArray[np.generic]] = {
+        "one": np.float32(1),
+        "tenth": np.float32(0.1),
+        "zero": np.uint8(0),
+        "signed_zero": np.int8(0),
+        "weight": np.eye(3, dtype=np.int8).reshape(3, 3, 1, 1),
+        "bias": np.array([0, 0.4, 0], np.float32),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "one", "zero"], ["image_q"]),
+        helper.make_node("DequantizeLinear", ["image_q", "one", "zero"], ["image_dq"]),
+        helper.make_node("DequantizeLinear", ["weight", "one", "signed_zero"], ["weight_dq"]),
+        helper.make_node("Conv", ["image_dq", "weight_dq", "bias"], ["sum"]),
+        helper.make_node("QuantizeLinear", ["sum", "tenth", "zero"], ["sum_q"]),
+        helper.make_node("DequantizeLinear", ["sum_q", "tenth", "zero"], ["logits"]),
+    ]
+    shape: list[int | str] = [1, 3, height, width]
+    return model_bytes(nodes, [value("image", shape)], [value("logits", shape)], constants)

@@ -151,6 +151,28 @@ class TestHostileFiles:
             path.write_bytes(data)
             refused(path, "claim more bytes than the file has|limit")
 
+    def move_graph(self, path: Path, place: int) -> None:
+        """Let the table of contents say that the graph starts at byte `place`."""
+        data = bytearray(path.read_bytes())
+        entry = data.rindex(b"model.onnx") - 46
+        assert data[entry : entry + 4] == b"PK\x01\x02"
+        data[entry + 42 : entry + 46] = struct.pack("<L", place)
+        path.write_bytes(data)
+
+    @pytest.mark.parametrize("back", [5, 0, -1000])
+    def test_an_entry_that_starts_at_the_end_or_behind_it(self, path: Path, back: int) -> None:
+        self.move_graph(path, path.stat().st_size - back)
+        refused(path, "model.onnx cannot be read")
+
+    def test_an_entry_with_less_behind_it_than_it_claims(self, tmp_path: Path) -> None:
+        """The report's content poses as the header of a graph that would reach behind the end of the file."""
+        path = tmp_path / "m.edge"
+        write_bundle(path, detector_manifest(), {"model.onnx": GRAPH})
+        header = path.read_bytes()[path.read_bytes().rindex(b"PK\x03\x04") :][: 30 + len("model.onnx")]
+        write_bundle(path, detector_manifest(), {"model.onnx": GRAPH, "report.json": header})
+        self.move_graph(path, path.read_bytes().rindex(header))
+        refused(path, "model.onnx cannot be read")
+
     def test_entries_laid_over_each_other(self, path: Path) -> None:
         """One stored megabyte listed many times is a bomb without compression."""
         manifest = json.loads(entries(path)[0][1])

@@ -23,7 +23,14 @@ from edgevision.frame import Frame
 from edgevision.manifest import GraphInfo, Manifest, Nms, Preprocess
 from edgevision.model import Model, choose_graph
 from edgevision.results import Detections, SegmentationMap
-from tests.tiny_models import colour_detector, colour_segmenter, detector_bundle, detector_manifest, segmenter_bundle
+from tests.tiny_models import (
+    biased_segmenter,
+    colour_detector,
+    colour_segmenter,
+    detector_bundle,
+    detector_manifest,
+    segmenter_bundle,
+)
 
 BGR = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}
 
@@ -383,3 +390,20 @@ def test_the_chosen_graph_runs_and_is_named(tmp_path: Path) -> None:
         with Model(Bundle(tmp_path / "m.edge"), precision=precision) as model:
             assert model.graph_name == name
             assert found(model(image)) == [("red", box)]
+
+
+def test_tensorrts_graph_runs_with_its_own_numerics(tmp_path: Path) -> None:
+    """As written, not in ONNX Runtime's integer kernels, which lose what this graph decides by."""
+    manifest = detector_manifest(
+        task="semantic",
+        nms=None,
+        graphs={"model.onnx": GraphInfo("fp32"), "tensorrt.onnx": GraphInfo("int8")},
+    )
+    files = {"model.onnx": colour_segmenter(form="logits"), "tensorrt.onnx": biased_segmenter()}
+    write_bundle(tmp_path / "m.edge", manifest, files)
+    for options in ({"graph": "tensorrt"}, {"precision": "int8"}):
+        with edgevision.load(tmp_path / "m.edge", **options) as model:
+            assert model.graph_name == "tensorrt.onnx"
+            result = model(painted(64, 48))
+            assert isinstance(result, SegmentationMap)
+            assert result.fractions() == {"green": 1.0}

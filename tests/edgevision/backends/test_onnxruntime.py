@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from edgevision.backends.base import TensorSpec
 from edgevision.backends.onnxruntime import open_session
 from edgevision.errors import SessionError
-from tests.tiny_models import colour_detector, model_bytes, quantised_block, value
+from tests.tiny_models import biased_segmenter, colour_detector, model_bytes, quantised_block, value
 
 
 def reference(graph: bytes, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
@@ -59,26 +59,9 @@ def test_exact_runs_a_quantised_graph_as_written(optimise: bool, seed: int) -> N
 
 def test_exact_keeps_a_bias_finer_than_the_integer_grid() -> None:
     """ONNX Runtime's integer kernels round the bias to input scale x weight scale, here to 0; TensorRT's do not."""
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["xq"]),
-        helper.make_node("DequantizeLinear", ["xq", "one", "zero"], ["xd"]),
-        helper.make_node("DequantizeLinear", ["w", "one", "signed_zero"], ["wd"]),
-        helper.make_node("Conv", ["xd", "wd", "bias"], ["c"]),
-        helper.make_node("QuantizeLinear", ["c", "tenth", "zero"], ["cq"]),
-        helper.make_node("DequantizeLinear", ["cq", "tenth", "zero"], ["y"]),
-    ]
-    constants: dict[str, Any] = {
-        "one": np.float32(1),
-        "tenth": np.float32(0.1),
-        "zero": np.uint8(0),
-        "signed_zero": np.int8(0),
-        "w": np.eye(4, dtype=np.int8).reshape(4, 4, 1, 1),
-        "bias": np.full(4, 0.4, np.float32),
-    }
-    graph = model_bytes(nodes, [value("x", [1, 4, 6, 6])], [value("y", [1, 4, 6, 6])], constants)
-    pixels = np.random.default_rng(0).integers(0, 20, (1, 4, 6, 6)).astype(np.float32)
-    exact = open_session(graph, exact=True).run({"x": pixels})["y"]
-    np.testing.assert_allclose(exact, pixels + 0.4, atol=1e-5)
+    pixels = np.random.default_rng(0).integers(0, 20, (1, 3, 48, 64)).astype(np.float32)
+    logits = open_session(biased_segmenter(), exact=True).run({"image": pixels})["logits"]
+    np.testing.assert_allclose(logits, pixels + np.array([0, 0.4, 0]).reshape(3, 1, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize(
