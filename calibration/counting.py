@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgevision.calibration.histogram import BINS, Histogram
 from edgevision.optional import require
 
-SAMPLE: Final = 1 << 17
+SAMPLE: Final = 1 << 16
 BLOCK: Final = 32
 _CACHED: Final = 1 << 18
 _SPREAD: Final = 32
