@@ -62,7 +62,8 @@ def _is_depthwise(graph: Graph, node: onnx.NodeProto) -> bool:
     if not _constant_conv(graph, node):
         return False
     outputs, inputs = graph.constants[node.input[1]].shape[:2]
-    return inputs == 1 and outputs == attribute(node, "group", 1) > 1
+    groups: int = attribute(node, "group", 1)
+    return bool(inputs == 1 and outputs == groups > 1)
 
 
 def _is_dense(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -109,7 +109,8 @@ class _CpuEmitter:
         """Whether `node` is a convolution over three channels that float operators, or the camera, made."""
         if node.op_type != "Conv" or node.input[0] in self.entries or self.graph.shape(node.input[0]) is None:
             return False
-        return attribute(node, "group", 1) == 1 and self.graph.constants[node.input[1]].shape[1] == PIXEL - 1
+        groups: int = attribute(node, "group", 1)
+        return groups == 1 and self.graph.constants[node.input[1]].shape[1] == PIXEL - 1
 
     def _pixels(self, node: onnx.NodeProto) -> str:
         """The dequantised input of a convolution over three channels with a fourth, empty one."""

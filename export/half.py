@@ -16,7 +16,8 @@ from edgevision.export.graph import Graph
 from edgevision.export.grids import FP16_MAX
 from edgevision.export.structure import WEIGHTED, decode_nodes, key
 
-_KINDS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+SINGLE = int(TensorProto.FLOAT)
+HALF = int(TensorProto.FLOAT16)
 _LEAST_NORMAL = 2.0**-14
 _LINEAR = WEIGHTED | {"Add", "Sub", "Mul", "PRelu", "BatchNormalization"}
 
@@ -48,13 +49,13 @@ def _obstacle(graph: Graph, node: onnx.NodeProto) -> str:
         return f"operator {node.domain}.{node.op_type} is not known"
     for index, name in enumerate(node.input):
         kind = _declared(schema, index)
-        if graph.dtype(name) == TensorProto.FLOAT and kind is not None and "tensor(float16)" not in kind:
+        if graph.dtype(name) == SINGLE and kind is not None and "tensor(float16)" not in kind:
             return f"{node.op_type} is not defined for float16"
-    outputs = [name for name in node.output if graph.dtype(name) == TensorProto.FLOAT]
+    outputs = [name for name in node.output if graph.dtype(name) == SINGLE]
     if outputs and "tensor(float16)" not in _result(schema):
         return f"{node.op_type} has no float16 result"
     for index, name in enumerate(node.input):
-        if graph.dtype(name) == TensorProto.FLOAT and name in graph.constants and not _stays(node, index):
+        if graph.dtype(name) == SINGLE and name in graph.constants and not _stays(node, index):
             lost = _lost(graph.constants[name], node.op_type in _LINEAR)
             if lost:
                 return f"constant {name!r} {lost} in float16"
@@ -117,9 +118,8 @@ class _Conversion:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.float32 = float32_nodes(graph)
-        self.kinds: dict[str, int] = {
-            name: int(kind) for name in graph.producer if (kind := graph.dtype(name)) in _KINDS
-        } | dict.fromkeys((name for name in graph.inputs if graph.dtype(name) == TensorProto.FLOAT), TensorProto.FLOAT)
+        named = {name: graph.dtype(name) for name in (*graph.inputs, *graph.producer)}
+        self.kinds: dict[str, int] = {name: kind for name, kind in named.items() if kind in (SINGLE, HALF)}
         self.nodes: list[onnx.NodeProto] = []
         self.made: dict[tuple[str, int], str] = {}
 
@@ -131,7 +131,7 @@ class _Conversion:
                 continue  # read through graph.constants, like initialisers
             self._convert(node)
         for name, kind in declared.items():
-            if name in graph.producer and self.kinds.get(name) == TensorProto.FLOAT16 and kind == TensorProto.FLOAT:
+            if name in graph.producer and self.kinds.get(name) == HALF and kind == SINGLE:
                 self._restore_output(name)
         self._store_constants()
         graph.replace_nodes(self.nodes)
@@ -144,37 +144,37 @@ class _Conversion:
         for index, name in enumerate(node.input):
             if self._is_float(name):
                 fixed = schema is not None and _declared(schema, index) is None
-                node.input[index] = self._as(name, TensorProto.FLOAT if fixed or _stays(node, index) else kind)
+                node.input[index] = self._as(name, SINGLE if fixed or _stays(node, index) else kind)
         for name in node.output:
-            if self.graph.dtype(name) == TensorProto.FLOAT:
+            if self.graph.dtype(name) == SINGLE:
                 self.kinds[name] = kind
-        if node.op_type == "Cast" and self.graph.dtype(node.output[0]) == TensorProto.FLOAT:
+        if node.op_type == "Cast" and self.graph.dtype(node.output[0]) == SINGLE:
             node.attribute[0].i = kind
         for entry in node.attribute:
-            if node.op_type == "ConstantOfShape" and entry.t.data_type == TensorProto.FLOAT:
+            if node.op_type == "ConstantOfShape" and entry.t.data_type == SINGLE:
                 entry.t.CopyFrom(_tensor(numpy_helper.to_array(entry.t), entry.t.name, kind))
         self.nodes.append(node)
 
     def _kind(self, node: onnx.NodeProto) -> int:
         if node.op_type == "QuantizeLinear":
-            return self.kinds.get(node.input[0], TensorProto.FLOAT)
+            return self.kinds.get(node.input[0], SINGLE)
         if node.op_type == "DequantizeLinear":
             readers = self.graph.consumers[node.output[0]]
             half = any(key(reader) not in self.float32 for reader in readers)
-            return TensorProto.FLOAT16 if half else TensorProto.FLOAT
-        return TensorProto.FLOAT if key(node) in self.float32 else TensorProto.FLOAT16
+            return HALF if half else SINGLE
+        return SINGLE if key(node) in self.float32 else HALF
 
     def _is_float(self, name: str) -> bool:
-        return name in self.kinds or self.graph.dtype(name) == TensorProto.FLOAT
+        return name in self.kinds or self.graph.dtype(name) == SINGLE
 
     def _as(self, name: str, kind: int) -> str:
         """Tensor `name` in type `kind`: itself, a converted constant, or the result of a shared Cast."""
         if name in self.graph.constants:
-            self.made.setdefault((name, kind), name if kind == TensorProto.FLOAT else self._fresh(f"{name}_fp16"))
+            self.made.setdefault((name, kind), name if kind == SINGLE else self._fresh(f"{name}_fp16"))
         elif self.kinds[name] == kind:
             return name
         elif (name, kind) not in self.made:
-            cast = self._fresh(f"{name}_{'fp16' if kind == TensorProto.FLOAT16 else 'fp32'}")
+            cast = self._fresh(f"{name}_{'fp16' if kind == HALF else 'fp32'}")
             self.nodes.append(helper.make_node("Cast", [name], [cast], name=f"{cast}/cast", to=kind))
             self.made[name, kind] = cast
         return self.made[name, kind]
@@ -190,7 +190,7 @@ class _Conversion:
         for node in self.nodes:
             node.input[:] = [inner if item == name else item for item in node.input]
             node.output[:] = [inner if item == name else item for item in node.output]
-        self.nodes.append(helper.make_node("Cast", [inner], [name], name=f"{name}/cast", to=TensorProto.FLOAT))
+        self.nodes.append(helper.make_node("Cast", [inner], [name], name=f"{name}/cast", to=SINGLE))
 
     def _store_constants(self) -> None:
         graph = self.graph
@@ -210,4 +210,4 @@ class _Conversion:
 
 
 def _tensor(values: np.ndarray, name: str, kind: int) -> onnx.TensorProto:
-    return numpy_helper.from_array(values.astype(np.float16 if kind == TensorProto.FLOAT16 else np.float32), name)
+    return numpy_helper.from_array(values.astype(np.float16 if kind == HALF else np.float32), name)

@@ -19,7 +19,7 @@ _POOLS = frozenset(("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Average
 
 def key(node: onnx.NodeProto) -> str:
     """What identifies a node across copies of a graph: its first output (names may be missing or repeated)."""
-    return next(name for name in node.output if name)
+    return next(str(name) for name in node.output if name)
 
 
 @dataclass(frozen=True)
