@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevision.errors import CalibrationError, SourceError, UsageError
-from edgevision.kernels.cpu import check_picture
+from edgevision.frame import check_picture
 from edgevision.pictures import SUFFIXES, read_picture
 
 

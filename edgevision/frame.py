@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevision.errors import UsageError
+
+_MAX_SIDE = 32767  # OpenCV keeps picture coordinates in 16 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +35,26 @@ class Frame:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
-            raise UsageError(
-                f"a frame's image is (h, w, 3) uint8 BGR, got {self.image.shape} {self.image.dtype}; "
-                "convert grey pictures with cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)"
-            )
+        check_picture(self.image)
 
     @property
     def size_wh(self) -> tuple[int, int]:
         """Width and height, pixels."""
         return self.image.shape[1], self.image.shape[0]
+
+
+def check_picture(image: Any) -> None:
+    """Refuse what is not a BGR picture.
+
+    Raises:
+        UsageError: `image` is not an (h, w, 3) uint8 array with sides in 1..32767.
+    """
+    if not isinstance(image, np.ndarray):
+        raise UsageError(f"a picture is a numpy array (h, w, 3) uint8, BGR; got {type(image).__name__}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UsageError(
+            f"a picture is (h, w, 3) uint8, BGR; got shape {image.shape} of {image.dtype}; "
+            "grey pictures: cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), four channels: image[:, :, :3]"
+        )
+    if not all(1 <= side <= _MAX_SIDE for side in image.shape[:2]):
+        raise UsageError(f"a picture's sides are 1 to {_MAX_SIDE} pixels, got {image.shape[1]}x{image.shape[0]}")

@@ -14,12 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevision.errors import UsageError
+from edgevision.frame import check_picture
 from edgevision.geometry import Placement, place
 from edgevision.manifest import Preprocess
 from edgevision.optional import require
-
-# OpenCV keeps picture coordinates in 16 bits.
-_MAX_SIDE = 32767
 
 
 class Preprocessor:
@@ -131,20 +129,3 @@ class _Target:
     content: NDArray[Any]
     small: NDArray[np.uint8]
     spare: NDArray[np.uint8]
-
-
-def check_picture(image: Any) -> None:
-    """Refuse what is not a BGR picture.
-
-    Raises:
-        UsageError: `image` is not an (h, w, 3) uint8 array with sides in 1..32767.
-    """
-    if not isinstance(image, np.ndarray):
-        raise UsageError(f"a picture is a numpy array (h, w, 3) uint8, BGR; got {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise UsageError(
-            f"a picture is (h, w, 3) uint8, BGR; got shape {image.shape} of {image.dtype}; "
-            "grey pictures: cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), four channels: image[:, :, :3]"
-        )
-    if not all(1 <= side <= _MAX_SIDE for side in image.shape[:2]):
-        raise UsageError(f"a picture's sides are 1 to {_MAX_SIDE} pixels, got {image.shape[1]}x{image.shape[0]}")
