@@ -1,6 +1,6 @@
 """Train the aerial detector or segmenter on the synthetic drone camera, export it to ONNX and score it.
 
-    python examples/training/train.py detector --output trained/
+    python examples/training/train.py detector --output trained/ &
     python examples/training/train.py segmenter --output trained/
 
 Reproducible: seeds, frame order and views follow from --seed, torch runs its deterministic algorithms, and the same
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--held-out-scenes", type=int, default=len(HELD_OUT_SEEDS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
 
     torch.manual_seed(arguments.seed)
