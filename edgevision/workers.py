@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from edgevision.errors import SessionError
 
@@ -36,6 +38,21 @@ class Workers:
         except BaseException as error:  # noqa: BLE001  the owner raises it again, in its own thread
             self.errors.append(error)
             self._stop()
+
+
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Where each core has a lane, OpenCV's own pool only makes the lanes wait for each other: a fifth more CPU time
+    for preprocessing. The setting is the process's; it is put back afterwards."""
+    cv2 = sys.modules.get("cv2")  # whoever needs it has imported it by now
+    before = cv2.getNumThreads() if cv2 else 0
+    try:
+        if cv2:
+            cv2.setNumThreads(1)
+        yield
+    finally:
+        if cv2:
+            cv2.setNumThreads(before)
 
 
 def wait(threads: Iterable[threading.Thread], until: float) -> None:

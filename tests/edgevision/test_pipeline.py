@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import cv2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -101,6 +102,14 @@ def test_capture_inference_and_output_overlap() -> None:
 
     report = run_pipeline(MeetingModel(), [MeetingSource(20)], lanes=2, on_result=on_result)
     assert report.processed == 20
+
+
+def test_opencv_s_own_threads_are_out_of_the_way_while_lanes_run() -> None:
+    cv2.setNumThreads(3)
+    seen: set[int] = set()
+    run_pipeline(CountingModel(), [ListSource(30, pause_s=0.005)], on_result=lambda *_: seen.add(cv2.getNumThreads()))
+    assert 1 in seen
+    assert cv2.getNumThreads() == 3
 
 
 def test_a_slow_sink_slows_a_recording_down_and_loses_nothing() -> None:
