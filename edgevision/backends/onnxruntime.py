@@ -89,7 +89,8 @@ def open_session(graph: bytes, *, threads: int = 1, optimise: bool = True, exact
 
     Args:
         graph: a serialised ModelProto. It may come from anywhere: references to files outside it are refused.
-        threads: worker threads for one inference, the caller's included.
+        threads: threads for one inference, the caller's included. More than one shorten it only while no other
+            program keeps the cores busy.
         optimise: let ONNX Runtime fuse and fold.
         exact: run QuantizeLinear and DequantizeLinear as written, with float arithmetic between them, instead of
             fusing them into integer kernels: the numerics of TensorRT's graphs, at the price of speed.
@@ -106,9 +107,9 @@ def open_session(graph: bytes, *, threads: int = 1, optimise: bool = True, exact
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    # Waiting workers sleep. Spinning gains little on an idle machine and loses much as soon as a camera's decoder or
-    # another program needs the cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Workers spin between the operators of one inference (asleep, two threads were no faster than one), and stop when
+    # it ends, so that they take nothing from what the cores do between frames.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.disable_quant_qdq", "1" if exact else "0")
     options.add_session_config_entry("session.x64quantprecision", "1" if _int8_sums_saturate() else "0")
     try:
