@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from edgevision.backends.base import TensorSpec
 from edgevision.backends.onnx_safety import check_graph
 from edgevision.errors import SessionError
+from edgevision.machine import has_int8_dot
 from edgevision.optional import require
 
 _DTYPES = {
@@ -135,12 +135,7 @@ def _int8_sums_saturate() -> bool:
 
     Exact sums cost half the speed, with VNNI too, so they are asked for only there (and where nobody can tell).
     """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    try:
-        return "vnni" not in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return True
+    return platform.machine().lower() in ("x86_64", "amd64") and not has_int8_dot()
 
 
 def _fixed(shape: list[Any]) -> bool:
