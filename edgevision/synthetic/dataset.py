@@ -35,7 +35,7 @@ class SyntheticDataset:
 
 
 def write_dataset(
-    folder: Path,
+    folder: Path | str,
     seeds: Sequence[int],
     frames_per_seed: int,
     size_wh: tuple[int, int] = (1280, 720),
@@ -48,6 +48,7 @@ def write_dataset(
     Raises:
         DatasetError: the folder cannot be written.
     """
+    folder = Path(folder)
     images, masks = folder / "images", folder / "masks"
     records: list[dict[str, object]] = []
     boxes: list[dict[str, object]] = []
