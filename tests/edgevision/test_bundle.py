@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -274,6 +275,17 @@ def test_any_damage_is_a_bundle_error_or_harmless(
     assert read == FILES
 
 
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Files of this process cannot grow beyond 1 kB. Not a fixture: the suite's own log must not meet the limit."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 class TestWriting:
     def test_other_names_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r"holds only .* got \['\.\./evil'\]"):
@@ -288,22 +300,15 @@ class TestWriting:
         with pytest.raises(BundleError, match="Is a directory"):
             write_bundle(tmp_path, detector_manifest(), FILES)
 
-    @pytest.fixture
-    def full_disk(self) -> Iterator[None]:
-        """Files of this process cannot grow beyond 1 kB."""
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-        yield
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    def test_a_full_disk_leaves_the_old_file_and_nothing_else(self, path: Path, full_disk: None) -> None:
+    def test_a_full_disk_leaves_the_old_file_and_nothing_else(self, path: Path) -> None:
         before = path.read_bytes()
-        with pytest.raises(BundleError, match=r"cannot write .*File too large; nothing was left behind"):
+        message = r"cannot write .*File too large; nothing was left behind"
+        with pytest.raises(BundleError, match=message), full_disk():
             write_bundle(path, detector_manifest(), {**FILES, "model.onnx": bytes(100_000)})
         assert path.read_bytes() == before
         assert list(path.parent.iterdir()) == [path]
 
-    def test_a_full_disk_leaves_nothing_where_nothing_was(self, tmp_path: Path, full_disk: None) -> None:
-        with pytest.raises(BundleError, match="cannot write"):
+    def test_a_full_disk_leaves_nothing_where_nothing_was(self, tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match="cannot write"), full_disk():
             write_bundle(tmp_path / "m.edge", detector_manifest(), {"model.onnx": bytes(100_000)})
         assert list(tmp_path.iterdir()) == []
