@@ -6,7 +6,6 @@ outputs and histograms, which are merged at the end. ONNX Runtime, numpy and Ope
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 import threading
@@ -32,6 +31,8 @@ GROWTH: Final = 0.1
 """A range that the last quarter of the pictures widened by more than this share counts as still growing."""
 _MEMORY_BYTES: Final = 1 << 30
 """All workers' outputs together; fewer workers run where a graph needs more."""
+_ALIGNED: Final = 16
+"""Values in 64 bytes, the alignment that ONNX Runtime gives its own tensors."""
 
 
 def collect_ranges(
@@ -59,7 +60,7 @@ def collect_ranges(
         CalibrationError: no picture can be read, a tensor cannot be observed, or a value is not finite.
     """
     observed = observe(graph, tensors, preprocess.input_name)
-    count = min(workers or cores(), len(images), max(1, _MEMORY_BYTES // _bytes(observed)))
+    count = min(workers or cores(), len(images), max(1, _MEMORY_BYTES // (4 * _values(observed.session))))
     held_back = _held_back(images)
     stop, lock, indices = threading.Event(), threading.Lock(), iter(range(len(images)))
     team = [_Worker(observed, preprocess) for _ in range(count)]
@@ -116,10 +117,7 @@ class _Worker:
             self._binding.bind_input(
                 preprocess.input_name, "cpu", 0, self._input.dtype, self._input.shape, self._input.ctypes.data
             )
-        self._names = [spec.name for spec in self._session.get_outputs()]
-        for name in self._names:
-            self._binding.bind_output(name)
-        self._arrays: dict[str, NDArray[Any]] = {}
+        self._arrays = _bound_outputs(self._session, self._binding)
         self._outputs = observed.outputs
         self._counter = Counter()
         sources = dict.fromkeys(observed.sources.values())
@@ -130,8 +128,6 @@ class _Worker:
         """Run one picture and count all tensors."""
         self._preprocessor(image, self._slot)
         self._session.run_with_iobinding(self._binding)
-        if not self._arrays:
-            self._keep_outputs()
         for name, histogram in self.histograms.items():
             values = self._arrays[self._outputs[name]] if name in self._outputs else self._input
             try:
@@ -144,15 +140,6 @@ class _Worker:
             if not held_back:
                 self.early[name] = max(self.early[name], high, -low)
 
-    def _keep_outputs(self) -> None:
-        """From the first run on, let ONNX Runtime write into the same memory, and look at it without a copy."""
-        self._values = self._binding.get_outputs()
-        for name, value in zip(self._names, self._values, strict=True):
-            size = math.prod(value.shape())
-            memory = (ctypes.c_float * size).from_address(value.data_ptr()) if size else bytearray()
-            self._arrays[name] = np.frombuffer(memory, np.float32)
-            self._binding.bind_ortvalue_output(name, value)
-
     def merge(self, other: _Worker) -> None:
         """Add another worker's findings."""
         for name, histogram in self.histograms.items():
@@ -160,10 +147,25 @@ class _Worker:
             self.early[name] = max(self.early[name], other.early[name])
 
 
-def _bytes(observed: ObservedGraph) -> int:
-    """Bytes of all outputs, as far as their shapes are known beforehand; at least 1."""
-    shapes = (spec.shape for spec in observed.session.get_outputs())
-    return max(1, sum(4 * math.prod(side for side in shape if isinstance(side, int)) for shape in shapes))
+def _bound_outputs(session: Any, binding: Any) -> dict[str, NDArray[np.float32]]:
+    """One array per output, flat, which every run writes into: all in one piece of memory, so in few large pages."""
+    specs = session.get_outputs()
+    arena = np.empty(_values(session), np.float32)
+    arrays, start = {}, -arena.ctypes.data // 4 % _ALIGNED
+    for spec in specs:
+        array = arrays[spec.name] = arena[start : start + math.prod(spec.shape)]
+        binding.bind_output(spec.name, "cpu", 0, np.float32, spec.shape, array.ctypes.data)
+        start += _padded(array.size)
+    return arrays
+
+
+def _values(session: Any) -> int:
+    """Room for all outputs, in float32 values."""
+    return sum((_padded(math.prod(spec.shape)) for spec in session.get_outputs()), _ALIGNED)
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
 
 
 def _held_back(images: CalibrationImages) -> frozenset[int]:

@@ -33,7 +33,8 @@ class Counter:
 
     def __init__(self) -> None:
         self._cv2: Any = require("cv2", "calibration")
-        self._codes = np.empty(_MOST, np.int16)
+        self._numbers = np.empty(_MOST, np.uint16)
+        self._codes = self._numbers.view(np.int16)
         self._pending = 0
 
     def add(self, histogram: Histogram, values: NDArray[np.float32], phase: int = 0) -> tuple[float, float]:
@@ -47,8 +48,6 @@ class Counter:
         """
         self._pending = 0  # a refused value may have left some
         flat = values.reshape(-1)
-        if not flat.size:
-            return math.inf, -math.inf
         every = max(1, flat.size // SAMPLE)
         group = every * BLOCK if every > 1 else 1
         step = max(1, _CACHED // group) * group
@@ -56,14 +55,16 @@ class Counter:
         for start in range(0, flat.size, step):
             block = flat[start : start + step]
             low, high = float(np.minimum.reduce(block)), float(np.maximum.reduce(block))
-            if not (math.isfinite(low) and math.isfinite(high)):
+            if not -math.inf < low <= high < math.inf:
                 raise ValueError("not finite")
-            if self._pending and max(high, -low) >= histogram.width * BINS:
-                self._flush(histogram, lowest < 0)
-            histogram.extend(low, high)
+            if low < histogram.minimum or high > histogram.maximum:
+                if self._pending and max(high, -low) >= histogram.width * BINS:
+                    self._flush(histogram, lowest < 0)
+                histogram.extend(low, high)
             lowest, highest = min(lowest, low), max(highest, high)
             self._encode(block, every, phase % every, np.float32(1 / histogram.width))
-        self._flush(histogram, lowest < 0)
+        if self._pending:
+            self._flush(histogram, lowest < 0)
         return lowest, highest
 
     def _encode(self, block: NDArray[np.float32], every: int, phase: int, scale: np.float32) -> None:
@@ -78,28 +79,25 @@ class Counter:
 
     def _flush(self, histogram: Histogram, signed: bool) -> None:
         """Count the pending bin numbers: in -BINS..BINS if `signed`, else in 0..BINS."""
-        codes, self._pending = self._codes[: self._pending], 0
+        numbers, codes, self._pending = self._numbers[: self._pending], self._codes[: self._pending], 0
         if signed:
             codes += BINS
-            found = self._histogram(codes, 2 * BINS)
+            found = self._histogram(numbers, 2 * BINS)
             histogram.counts[0] += found[BINS:]
             histogram.counts[1, 1:] += found[BINS - 1 : 0 : -1]
             return
         # Bin 0 wraps around to the top and is cut to BINS, BINS + 1, ... in turn; the others move down by one.
-        numbers = codes.view(np.uint16)
         numbers -= 1
         np.minimum(numbers, _zeros()[: numbers.size], out=numbers)
-        found = self._histogram(codes, BINS + _SPREAD)
+        found = self._histogram(numbers, BINS + _SPREAD)
         histogram.counts[0, 1:] += found[: BINS - 1]
         histogram.counts[0, 0] += found[BINS:].sum()
 
-    def _histogram(self, codes: NDArray[np.int16], bins: int) -> NDArray[np.int64]:
-        """How often each of 0..bins - 1 occurs in `codes`."""
-        if codes.size < _OPENCV_FROM:
-            return np.bincount(codes, minlength=bins)
-        found: NDArray[np.float32] = self._cv2.calcHist(
-            [codes.view(np.uint16).reshape(1, -1)], [0], None, [bins], [0, bins]
-        )
+    def _histogram(self, numbers: NDArray[np.uint16], bins: int) -> NDArray[np.int64]:
+        """How often each of 0..bins - 1 occurs in `numbers`."""
+        if numbers.size < _OPENCV_FROM:
+            return np.bincount(numbers, minlength=bins)
+        found: NDArray[np.float32] = self._cv2.calcHist([numbers.reshape(1, -1)], [0], None, [bins], [0, bins])
         return found.reshape(-1).astype(np.int64)  # exact: never more than 2**24 values at a time
 
 

@@ -65,10 +65,12 @@ def observe(graph: bytes, tensors: Sequence[str], input_name: str) -> ObservedGr
         session, outputs = _without_copies(graph + extra.SerializeToString(), wanted)
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise CalibrationError(f"the graph cannot be run for calibration: {error}") from error
-    for output in session.get_outputs():
-        if output.type != "tensor(float)":
-            name = next(name for name, shown in outputs.items() if shown == output.name)
-            raise CalibrationError(f"tensor {name!r} is a {output.type}; only float32 tensors have ranges to calibrate")
+    names = {output: name for name, output in outputs.items()}
+    for spec in session.get_outputs():
+        if spec.type != "tensor(float)":
+            raise CalibrationError(f"tensor {names[spec.name]!r} is a {spec.type}; only tensors of float32 have ranges")
+        if not all(isinstance(side, int) for side in spec.shape):
+            raise CalibrationError(f"tensor {names[spec.name]!r} has the shape {spec.shape}; every side must be fixed")
     return ObservedGraph(session, sources, outputs)
 
 
