@@ -72,8 +72,9 @@ def affine(counts: Counts, width: float, minimum: float, maximum: float, method:
 
 def _grid(low: float, high: float) -> tuple[float, int]:
     """Step and zero point of the grid from about -low to about high with 0 on it."""
-    step = max((low + high) / 255, _SMALLEST / 256)
-    return step, round(low / step)
+    exact = (low + high) / 255
+    # Where values are too small for the grid, zero keeps its place: at an end for a tensor of one sign.
+    return max(exact, _SMALLEST / 256), round(low / exact) if exact else 0
 
 
 def _reach(counts: Counts, width: float, limit: float, method: str, levels: int) -> float:

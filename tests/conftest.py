@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # A suite started in the background of a script inherits an ignored Ctrl-C; what is tested here is a user's terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No deadline: a busy machine is no fault of the code. Integration runs repeat themselves; at the desk examples are new.
+settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("project")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -173,6 +173,7 @@ def test_any_scale_gives_a_finite_positive_grid(method: str, scale: float) -> No
     hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
     st.sampled_from(METHODS),
 )
+@example(np.array([-1.1754944e-38], np.float32), "mse")
 def test_grids_are_positive_and_have_zero_on_them(values: np.ndarray, method: str) -> None:
     histogram = histogram_of(values)
     assert 0 < histogram.symmetric_limit(method) < math.inf
