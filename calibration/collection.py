@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgevision.calibration.counting import Counter
 from edgevision.calibration.histogram import Histogram
 from edgevision.calibration.images import CalibrationImages
-from edgevision.calibration.observation import ObservedGraph, observe
+from edgevision.calibration.observation import Bounds, ObservedGraph, observe
 from edgevision.calibration.table import RangeTable, table_key
 from edgevision.errors import CalibrationError
 from edgevision.kernels.cpu import Preprocessor
@@ -118,7 +118,7 @@ class _Worker:
                 preprocess.input_name, "cpu", 0, self._input.dtype, self._input.shape, self._input.ctypes.data
             )
         self._arrays = _bound_outputs(self._session, self._binding)
-        self._outputs = observed.outputs
+        self._outputs, self._bounds = observed.outputs, observed.bounds
         self._counter = Counter()
         sources = dict.fromkeys(observed.sources.values())
         self.histograms = {name: Histogram() for name in sources}
@@ -131,7 +131,7 @@ class _Worker:
         for name, histogram in self.histograms.items():
             values = self._arrays[self._outputs[name]] if name in self._outputs else self._input
             try:
-                low, high = self._counter.add(histogram, values, phase)
+                low, high = self._counter.add(histogram, values, phase, self._known(name, histogram, held_back))
             except ValueError as error:
                 raise CalibrationError(
                     f"tensor {name!r} has a value that is {error} (NaN or infinite) on picture {picture!r}: "
@@ -139,6 +139,16 @@ class _Worker:
                 ) from error
             if not held_back:
                 self.early[name] = max(self.early[name], high, -low)
+
+    def _known(self, name: str, histogram: Histogram, held_back: bool) -> Bounds:
+        """Limits of the operator that earlier pictures have reached: this one cannot change the range any more.
+
+        After ReLU6 that spares reading most of a large map.
+        """
+        if not held_back and self.early[name] < histogram.limit:
+            return None, None
+        low, high = self._bounds.get(name, (None, None))
+        return low if histogram.minimum == low else None, high if histogram.maximum == high else None
 
     def merge(self, other: _Worker) -> None:
         """Add another worker's findings."""

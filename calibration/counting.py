@@ -37,11 +37,18 @@ class Counter:
         self._codes = self._numbers.view(np.int16)
         self._pending = 0
 
-    def add(self, histogram: Histogram, values: NDArray[np.float32], phase: int = 0) -> tuple[float, float]:
+    def add(
+        self,
+        histogram: Histogram,
+        values: NDArray[np.float32],
+        phase: int = 0,
+        known: tuple[float | None, float | None] = (None, None),
+    ) -> tuple[float, float]:
         """Count `values` (any shape, contiguous) and return their minimum and maximum.
 
         Args:
             phase: which block of each group is counted where a large map is sampled; any integer.
+            known: a minimum and a maximum that `histogram` has and no value can exceed: need not be looked for.
 
         Raises:
             ValueError: a value is not finite.
@@ -54,7 +61,8 @@ class Counter:
         lowest, highest = math.inf, -math.inf
         for start in range(0, flat.size, step):
             block = flat[start : start + step]
-            low, high = float(np.minimum.reduce(block)), float(np.maximum.reduce(block))
+            low = float(np.minimum.reduce(block)) if known[0] is None else known[0]
+            high = float(np.maximum.reduce(block)) if known[1] is None else known[1]
             if not -math.inf < low <= high < math.inf:
                 raise ValueError("not finite")
             if low < histogram.minimum or high > histogram.maximum:

@@ -20,6 +20,8 @@ from edgevision.optional import require
 _SAME_VALUES: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose"})
 _WIDEST_BLOCK: Final = 16
 
+Bounds = tuple[float | None, float | None]
+
 
 @dataclass(frozen=True)
 class ObservedGraph:
@@ -30,11 +32,14 @@ class ObservedGraph:
         sources: asked-for tensor -> the tensor observed in its place: the same values in another shape.
         outputs: observed tensor -> the session's output that holds its values in some order. An observed tensor that
             is not here is the graph's input.
+        bounds: observed tensor -> limits that its operator (ReLU, Clip) guarantees, None for none. Only tensors that
+            lead to an observed one without limits are here: that one tells if a value is not finite.
     """
 
     session: Any
     sources: dict[str, str]
     outputs: dict[str, str]
+    bounds: dict[str, Bounds]
 
 
 def observe(graph: bytes, tensors: Sequence[str], input_name: str) -> ObservedGraph:
@@ -71,7 +76,7 @@ def observe(graph: bytes, tensors: Sequence[str], input_name: str) -> ObservedGr
             raise CalibrationError(f"tensor {names[spec.name]!r} is a {spec.type}; only tensors of float32 have ranges")
         if not all(isinstance(side, int) for side in spec.shape):
             raise CalibrationError(f"tensor {names[spec.name]!r} has the shape {spec.shape}; every side must be fixed")
-    return ObservedGraph(session, sources, outputs)
+    return ObservedGraph(session, sources, outputs, _all_bounds(model, wanted, producers))
 
 
 def _source(name: str, producers: dict[str, Any]) -> str:
@@ -79,6 +84,39 @@ def _source(name: str, producers: dict[str, Any]) -> str:
     while name in producers and producers[name].op_type in _SAME_VALUES:
         name = producers[name].input[0]
     return name
+
+
+def _all_bounds(model: Any, wanted: Sequence[str], producers: dict[str, Any]) -> dict[str, Bounds]:
+    """Limits by operator of those wanted tensors from which an unlimited one is computed."""
+    scalars = _scalars(model)
+    bounds = {name: _bounds(producers[name], scalars) for name in wanted}
+    unlimited = [name for name, limits in bounds.items() if limits == (None, None)]
+    watched = _ancestors(unlimited, producers).difference(unlimited)
+    return {name: limits for name, limits in bounds.items() if name in watched}
+
+
+def _bounds(node: Any, scalars: dict[str, float]) -> Bounds:
+    if node.op_type == "Relu":
+        return 0.0, None
+    if node.op_type == "Clip":
+        given = {attribute.name: attribute.f for attribute in node.attribute}  # before opset 11
+        given.update(zip(("min", "max"), (scalars.get(name) for name in node.input[1:3]), strict=False))
+        return given.get("min"), given.get("max")
+    return None, None
+
+
+def _scalars(model: Any) -> dict[str, float]:
+    """Values of the graph's constants of one float."""
+    onnx = require("onnx", "calibration")
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+    return {
+        name: float(onnx.numpy_helper.to_array(tensor))
+        for name, tensor in tensors.items()
+        if tensor.data_type == onnx.TensorProto.FLOAT and not tensor.dims
+    }
 
 
 def _without_copies(graph: bytes, wanted: Sequence[str]) -> tuple[Any, dict[str, str]]:
@@ -119,16 +157,22 @@ def _options(ort: Any, level: Any) -> Any:
 def _prune(graph: Any) -> None:
     """Drop every node that the outputs do not need."""
     producers = {name: node for node in graph.node for name in node.output if name}
-    needed: set[str] = set()
-    todo = [output.name for output in graph.output]
-    while todo:
-        name = todo.pop()
-        if name not in needed:
-            needed.add(name)
-            todo.extend(_reads(producers[name]) if name in producers else ())
+    needed = _ancestors([output.name for output in graph.output], producers)
     kept = [node for node in graph.node if needed.intersection(node.output)]
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def _ancestors(names: Sequence[str], producers: dict[str, Any]) -> set[str]:
+    """`names` and every tensor that they are computed from."""
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo.extend(_reads(producers[name]) if name in producers else ())
+    return found
 
 
 def _reads(node: Any) -> Iterator[str]:

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from edgevision.calibration import CalibrationImages, RangeTable, collect_ranges
 from edgevision.calibration.counting import SAMPLE, Counter
 from edgevision.calibration.histogram import Histogram
+from edgevision.calibration.observation import observe
 from edgevision.calibration.thresholds import SideError
 from edgevision.errors import CalibrationError
 from edgevision.kernels.cpu import Preprocessor
@@ -138,6 +139,55 @@ def test_a_value_that_is_not_finite_names_tensor_and_picture(write_pictures: Wri
     for tensor in ("log", "zero"):
         with pytest.raises(CalibrationError, match=f"tensor '{tensor}'.*picture 'black.png'"):
             collect_ranges(model, [tensor], CalibrationImages(folder), preprocess, quiet=True)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_limits_of_an_operator_that_were_reached_change_nothing(
+    network: bytes, preprocess: Preprocess, write_pictures: WritePictures, workers: int
+) -> None:
+    """ReLU and Clip are not searched again for what they cannot exceed; the sum after them has no limits."""
+    model = onnx.load_model_from_string(network)
+    next(tensor for tensor in model.graph.initializer if tensor.name == "six").CopyFrom(
+        onnx.numpy_helper.from_array(np.float32(0.5), "six")
+    )
+    narrow = model.SerializeToString()
+    images = CalibrationImages(write_pictures(12))
+    observed = observe(narrow, TENSORS, "image")
+    assert observed.bounds["relu"] == (0.0, None)
+    assert observed.bounds["clip"] == (0.0, 0.5)
+    table = collect_ranges(narrow, TENSORS, images, preprocess, workers=workers, quiet=True)
+    for name, expected in plain_ranges(narrow, TENSORS, images, preprocess).items():
+        assert np.array_equal(table[name].counts, expected.counts), name
+        assert (table[name].minimum, table[name].maximum) == (expected.minimum, expected.maximum), name
+    assert table["clip"].maximum == 0.5
+
+
+def test_a_value_that_is_not_finite_is_found_behind_limits(write_pictures: WritePictures) -> None:
+    """Bright pictures reach both limits first; then the logarithm of black times zero is no number."""
+    folder = write_pictures(12)
+    cv2.imwrite(str(folder / "99.png"), np.zeros((8, 8, 3), np.uint8))
+    nodes = [
+        helper.make_node("Log", ["image"], ["log"]),
+        helper.make_node("Mul", ["log", "nil"], ["product"]),
+        helper.make_node("Sub", ["image", "hundred"], ["centred"]),
+        helper.make_node("Add", ["product", "centred"], ["mixed"]),
+        helper.make_node("Clip", ["mixed", "nil", "one"], ["clip"]),
+        helper.make_node("Neg", ["clip"], ["after"]),
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(np.float32(value), name)
+        for name, value in {"nil": 0, "one": 1, "hundred": 100}.items()
+    ]
+    shape = [1, 3, 8, 8]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("image", "after")]
+    graph = helper.make_graph(nodes, "hidden", tensors[:1], tensors[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    images = CalibrationImages(folder)
+    assert observe(model, ["clip", "after"], "image").bounds == {"clip": (0.0, 1.0)}
+    assert observe(model, ["clip"], "image").bounds == {}
+    for wanted in (["clip"], ["clip", "after"]):
+        with pytest.raises(CalibrationError, match=r"picture '99\.png'"):
+            collect_ranges(model, wanted, images, Preprocess("image", (8, 8)), workers=1, quiet=True)
 
 
 def test_ranges_still_growing_are_reported_with_the_worst(
