@@ -128,17 +128,21 @@ class _Worker:
         """Run one picture and count all tensors."""
         self._preprocessor(image, self._slot)
         self._session.run_with_iobinding(self._binding)
-        for name, histogram in self.histograms.items():
-            values = self._arrays[self._outputs[name]] if name in self._outputs else self._input
-            try:
-                low, high = self._counter.add(histogram, values, phase, self._known(name, histogram, held_back))
-            except ValueError as error:
-                raise CalibrationError(
-                    f"tensor {name!r} has a value that is {error} (NaN or infinite) on picture {picture!r}: "
-                    "check the model and the preprocessing (mean, std, colour order), or leave this picture out"
-                ) from error
-            if not held_back:
-                self.early[name] = max(self.early[name], high, -low)
+        with np.errstate(invalid="ignore"):  # what is not finite is reported below, in words
+            for name, histogram in self.histograms.items():
+                self._count(name, histogram, picture, phase, held_back)
+
+    def _count(self, name: str, histogram: Histogram, picture: str, phase: int, held_back: bool) -> None:
+        values = self._arrays[self._outputs[name]] if name in self._outputs else self._input
+        try:
+            low, high = self._counter.add(histogram, values, phase, self._known(name, histogram, held_back))
+        except ValueError as error:
+            raise CalibrationError(
+                f"tensor {name!r} has a value that is {error} (NaN or infinite) on picture {picture!r}: "
+                "check the model and the preprocessing (mean, std, colour order), or leave this picture out"
+            ) from error
+        if not held_back:
+            self.early[name] = max(self.early[name], high, -low)
 
     def _known(self, name: str, histogram: Histogram, held_back: bool) -> Bounds:
         """Limits of the operator that earlier pictures have reached: this one cannot change the range any more.
