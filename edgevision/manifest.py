@@ -99,11 +99,14 @@ class GraphInfo:
         precision: one of PRECISIONS.
         layers_int8: convolutions and matrix products with INT8 inputs.
         layers_float: those without.
+        preprocess: how a picture becomes this graph's input, where that differs from the manifest's; see
+            `Manifest.preprocess_of`.
     """
 
     precision: str
     layers_int8: int = 0
     layers_float: int = 0
+    preprocess: Preprocess | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -128,7 +131,7 @@ class Manifest:
         family: the head family that was recognised at export.
         precision: what was asked for at export.
         labels: class names; index = class id.
-        preprocess: see Preprocess.
+        preprocess: see Preprocess; a graph whose input differs has its own, see `preprocess_of`.
         nms: see Nms; None for tasks without.
         graphs: file name -> facts. Always `model.onnx` (float, the reference); `tensorrt.onnx` at `precision`;
             `tensorrt_fp16.onnx` beside an INT8 one; `cpu.onnx` where an INT8 graph for ONNX Runtime was kept.
@@ -163,6 +166,16 @@ class Manifest:
             raise BundleError(f"graphs must hold model.onnx and {self.cpu_graph}, got {sorted(self.graphs)}")
         if self.task == "detection" and self.nms is None:
             raise BundleError("a detection bundle states its nms")
+        for name, info in self.graphs.items():
+            if info.preprocess is not None and info.preprocess.input_wh != self.preprocess.input_wh:
+                raise BundleError(
+                    f"the graphs of a bundle have one input size: {name} takes {info.preprocess.input_wh}, "
+                    f"the bundle {self.preprocess.input_wh}"
+                )
+
+    def preprocess_of(self, graph_name: str) -> Preprocess:
+        """How a picture becomes the input of one of `graphs`."""
+        return self.graphs[graph_name].preprocess or self.preprocess
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dump."""

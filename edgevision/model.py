@@ -41,14 +41,14 @@ class Lane:
         perturb: where set, it is given the input tensor and returns the one to infer instead (evaluation's dither).
     """
 
-    def __init__(self, session: Session, manifest: Manifest, selection: Selection | None) -> None:
+    def __init__(self, session: Session, manifest: Manifest, graph_name: str, selection: Selection | None) -> None:
         self._session = session
-        self._preprocess = Preprocessor(manifest.preprocess)
-        _check_input(session, manifest, self._preprocess)
+        self._preprocess = Preprocessor(manifest.preprocess_of(graph_name))
+        _check_input(session, self._preprocess)
         self._postprocess = open_postprocess(manifest, session.outputs, selection)
         self._tensor = np.empty(self._preprocess.shape, self._preprocess.dtype)
         self._picture = self._tensor[0]
-        self._inputs = {manifest.preprocess.input_name: self._tensor}
+        self._inputs = {self._preprocess.spec.input_name: self._tensor}
         self.timing_ms: dict[str, float] = {}
         self.perturb: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 
@@ -146,7 +146,7 @@ class Model:
                 exact = self.graph_name.startswith("tensorrt")
                 self._sessions[threads] = open_session(self._graph, threads=threads, exact=exact)
             session = self._sessions[threads].sibling()
-        return Lane(session, self.manifest, self._selection)
+        return Lane(session, self.manifest, self.graph_name, self._selection)
 
     def close(self) -> None:
         """Free the model; lanes opened from it live until they are closed. May be called twice."""
@@ -225,8 +225,8 @@ def choose_graph(manifest: Manifest, precision: str | None, graph: str) -> str:
     raise UsageError(f"{manifest.name} has no graph for precision {precision}, graph {graph}; it holds {held}")
 
 
-def _check_input(session: Session, manifest: Manifest, preprocess: Preprocessor) -> None:
-    wanted = (manifest.preprocess.input_name, preprocess.shape, preprocess.dtype.name)
+def _check_input(session: Session, preprocess: Preprocessor) -> None:
+    wanted = (preprocess.spec.input_name, preprocess.shape, preprocess.dtype.name)
     got = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
     if got != [wanted]:
         raise BundleError(f"the graph's inputs do not fit its manifest: expected {wanted}, got {got}; export it again")

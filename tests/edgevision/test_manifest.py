@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from typing import Any
 
@@ -45,10 +46,26 @@ manifests = st.builds(
 )
 
 
-@given(manifests)
+@given(manifests, preprocesses)
 @settings(max_examples=80, deadline=None)
-def test_json_brings_it_back_unchanged(manifest: Manifest) -> None:
+def test_json_brings_it_back_unchanged(manifest: Manifest, own: Preprocess) -> None:
+    own = dataclasses.replace(own, input_wh=manifest.preprocess.input_wh)
+    manifest = dataclasses.replace(manifest, graphs={**manifest.graphs, "cpu.onnx": GraphInfo("int8", 3, 1, own)})
     assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+
+
+def test_a_graph_has_the_manifests_input_or_its_own() -> None:
+    own = Preprocess("picture", (64, 48), "nhwc", "uint8")
+    graphs = {"model.onnx": GraphInfo("fp32"), "cpu.onnx": GraphInfo("int8", preprocess=own)}
+    manifest = detector_manifest(graphs=graphs)
+    assert manifest.preprocess_of("model.onnx") is manifest.preprocess
+    assert manifest.preprocess_of("cpu.onnx") is own
+
+
+def test_a_graph_of_another_input_size_is_refused() -> None:
+    info = GraphInfo("fp32", preprocess=Preprocess("image", (64, 64)))
+    with pytest.raises(BundleError, match=r"model.onnx takes \(64, 64\), the bundle \(64, 48\)"):
+        detector_manifest(graphs={"model.onnx": info})
 
 
 def plain() -> dict[str, Any]:

@@ -392,6 +392,34 @@ def test_the_chosen_graph_runs_and_is_named(tmp_path: Path) -> None:
             assert found(model(image)) == [("red", box)]
 
 
+def test_a_graph_is_fed_as_its_own_entry_says(tmp_path: Path) -> None:
+    """uint8 pixels in OpenCV's order, which the graph itself brings into the form of the float one."""
+    graph = onnx.load_from_string(colour_detector())
+    name = graph.graph.input[0].name
+    for node in graph.graph.node:
+        node.input[:] = ["normalised" if source == name else source for source in node.input]
+    steps = [
+        onnx.helper.make_node("Gather", [name, "rgb"], ["ordered"], axis=3),
+        onnx.helper.make_node("Transpose", ["ordered"], ["planes"], perm=[0, 3, 1, 2]),
+        onnx.helper.make_node("Cast", ["planes"], ["levels"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Div", ["levels", "white"], ["normalised"]),
+    ]
+    nodes = [*steps, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    constants = {"rgb": np.array([2, 1, 0]), "white": np.float32(255)}
+    graph.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
+    graph.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, [1, 48, 64, 3]))
+    own = Preprocess(name, (64, 48), "nhwc", "uint8", color="bgr")
+    graphs = {"model.onnx": GraphInfo("fp32"), "cpu.onnx": GraphInfo("int8", preprocess=own)}
+    files = {"model.onnx": colour_detector(), "cpu.onnx": graph.SerializeToString()}
+    write_bundle(tmp_path / "m.edge", detector_manifest(graphs=graphs, cpu_graph="cpu.onnx"), files)
+    image = painted(640, 480, ("red", 80, 160, 160, 240), ("blue", 400, 0, 480, 80))
+    for precision in ("int8", "fp32"):
+        with edgevision.load(tmp_path / "m.edge", precision=precision) as model:
+            assert found(model(image)) == [("blue", [400, 0, 480, 80]), ("red", [80, 160, 160, 240])]
+
+
 def test_tensorrts_graph_runs_with_its_own_numerics(tmp_path: Path) -> None:
     """As written, not in ONNX Runtime's integer kernels, which lose what this graph decides by."""
     manifest = detector_manifest(
