@@ -33,7 +33,7 @@ from edgevision.errors import (
 )
 from edgevision.frame import Frame
 from edgevision.manifest import Manifest
-from edgevision.results import Detections, SegmentationMap
+from edgevision.results import Classification, Detections, SegmentationMap
 
 if TYPE_CHECKING:
     from edgevision.model import Model, load
@@ -51,6 +51,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CalibrationError",
+    "Classification",
     "DatasetError",
     "DependencyError",
     "Detections",

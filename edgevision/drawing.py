@@ -1,4 +1,5 @@
-"""Results drawn on pictures: boxes with labels, or a tint and a legend for every class of a segmentation."""
+"""Results drawn on pictures: boxes with labels and points, a tint and a legend for every class of a segmentation, or
+the best classes of a picture."""
 
 from __future__ import annotations
 
@@ -10,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevision.optional import require
-from edgevision.results import Detections, Result
+from edgevision.results import Classification, Detections, Result
 
 _TINT = 0.45
 _LEGEND_FRACTION = 0.005  # classes covering less stay out of the legend
 _LEGEND_ROWS = 12
+_BEST_CLASSES = 3
+_POINT_CONFIDENCE = 0.5  # less certain points, of hidden joints for example, are left out
 _GOLDEN = 0.6180339887498949  # steps of this keep any number of hues apart
 
 
@@ -23,6 +26,8 @@ def draw(image: NDArray[np.uint8], result: Result) -> NDArray[np.uint8]:
     cv2 = require("cv2", "drawing results")
     if isinstance(result, Detections):
         return _draw_boxes(cv2, image.copy(), result)
+    if isinstance(result, Classification):
+        return _draw_best(cv2, image.copy(), result)
     return _draw_classes(cv2, image, result.class_map, result.names, result.fractions())
 
 
@@ -77,11 +82,30 @@ def _draw_boxes(cv2: Any, image: NDArray[np.uint8], result: Detections) -> NDArr
     # Best last: it stays on top. Labels after all boxes, so that no line crosses a text.
     for (left, top, right, bottom), colour in zip(reversed(corners), reversed(colours), strict=True):
         cv2.rectangle(image, (left, top), (right, bottom), colour, pen.line)
+    if result.keypoints is not None:
+        for points, colour in zip(result.keypoints, colours, strict=True):
+            for x, y, confidence in points.tolist():
+                if confidence >= _POINT_CONFIDENCE:
+                    cv2.circle(image, (round(x), round(y)), pen.line + 1, colour, -1, cv2.LINE_AA)
     for i in reversed(range(len(result))):
         text = f"{result.name(i)} {result.confidence[i]:.2f}"
         edge = pen.line // 2
         left, top = corners[i][0] - edge, corners[i][1] - edge - pen.size_wh(text)[1]
         pen.plate(text, left, top if top >= 0 else corners[i][1] + edge, colours[i])
+    return image
+
+
+def _draw_best(cv2: Any, image: NDArray[np.uint8], result: Classification) -> NDArray[np.uint8]:
+    pen = _Pen(cv2, image)
+    best = np.argsort(-result.scores, kind="stable").tolist()
+    if result.xyxy is not None:
+        left, top, right, bottom = np.rint(result.xyxy - np.array([0, 0, 1, 1], np.float32)).astype(int).tolist()
+        cv2.rectangle(image, (left, top), (right, bottom), _colour(best[0]), pen.line)
+    height = pen.pad
+    for class_id, (name, score) in zip(best, result.top(_BEST_CLASSES), strict=False):
+        text = f"{name} {score:.2f}"
+        pen.plate(text, pen.pad, height, _colour(class_id))
+        height += pen.size_wh(text)[1] + pen.pad
     return image
 
 

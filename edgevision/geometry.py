@@ -45,6 +45,12 @@ class Placement:
         np.clip(boxes, 0, np.array([sw, sh, sw, sh]), out=boxes)
         return boxes.astype(np.float32)
 
+    def points_to_source(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map points (..., 2) from input pixels to source pixels; a new array, not clipped."""
+        source, content = np.array(self.source_wh, np.float64), np.array(self.content_wh, np.float64)
+        mapped: NDArray[np.float64] = (points - np.array(self.offset_xy, np.float64)) * (source / content)
+        return mapped.astype(np.float32)
+
     def to_input(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map boxes (n, 4) from source pixels to input pixels; a new array."""
         boxes: NDArray[np.float64] = xyxy * np.array(self.scale_xy * 2, np.float64) + np.array(self.offset_xy * 2)

@@ -16,7 +16,9 @@ from edgevision.errors import BundleError
 from edgevision.geometry import RESIZE_MODES
 
 FORMAT_VERSION = 1
-TASKS = ("detection", "semantic")
+TASKS = ("detection", "instance", "keypoints", "semantic", "classification")
+BOX_TASKS = TASKS[:3]
+SUPPRESSION = ("greedy", "none")
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -75,6 +77,8 @@ class Nms:
         multi_label: a box may be reported once per class above the threshold (COCO's protocol), instead of
             only under its best class.
         max_detections: boxes kept per picture.
+        suppression: `greedy`; or `none` where the network leaves no duplicates (set prediction, one-to-one heads):
+            its outputs are then `boxes` [1, n, 4], `scores` [1, n] and `class_ids` int32 [1, n].
     """
 
     iou_threshold: float = 0.5
@@ -82,8 +86,11 @@ class Nms:
     class_agnostic: bool = False
     multi_label: bool = False
     max_detections: int = 300
+    suppression: str = "greedy"
 
     def __post_init__(self) -> None:
+        if self.suppression not in SUPPRESSION:
+            raise BundleError(f"nms.suppression is one of {SUPPRESSION}, got {self.suppression!r}")
         for name in ("iou_threshold", "confidence"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise BundleError(f"nms.{name} is in 0..1, got {getattr(self, name)}")
@@ -164,8 +171,8 @@ class Manifest:
             raise BundleError(f"precision is one of {PRECISIONS}, got {self.precision!r}")
         if self.cpu_graph not in self.graphs or "model.onnx" not in self.graphs:
             raise BundleError(f"graphs must hold model.onnx and {self.cpu_graph}, got {sorted(self.graphs)}")
-        if self.task == "detection" and self.nms is None:
-            raise BundleError("a detection bundle states its nms")
+        if (self.task in BOX_TASKS) != (self.nms is not None):
+            raise BundleError(f"nms is stated for {', '.join(BOX_TASKS)}, and only there; the task is {self.task}")
         for name, info in self.graphs.items():
             if info.preprocess is not None and info.preprocess.input_wh != self.preprocess.input_wh:
                 raise BundleError(

@@ -3,6 +3,9 @@
 | task | outputs |
 |---|---|
 | detection | `boxes` float32 [1, n, 4] corners in input pixels, `scores` float32 [1, n, c] in 0..1 |
+| detection without duplicates | `boxes`, `scores` float32 [1, n], `class_ids` int32 [1, n] (suppression: none) |
+| keypoints | detection's, and `keypoints` float32 [1, n, p, 2 or 3] in input pixels (third: confidence) |
+| classification | `scores` float32 [1, c] in 0..1; with localisation also `boxes` float32 [1, 1, 4] |
 | semantic | `class_map` uint8 or int32 [1, h, w], or `logits` float32 [1, c, h, w] |
 """
 
@@ -18,9 +21,9 @@ from numpy.typing import NDArray
 from edgevision.backends.base import TensorSpec
 from edgevision.errors import BundleError, UsageError
 from edgevision.geometry import Placement
-from edgevision.kernels.cpu import ClassMapper, suppress
+from edgevision.kernels.cpu import ClassMapper, keep
 from edgevision.manifest import Manifest, Nms
-from edgevision.results import Detections, Result, SegmentationMap
+from edgevision.results import Classification, Detections, Result, SegmentationMap
 
 
 class Postprocess(Protocol):
@@ -114,34 +117,73 @@ def class_ids(labels: Sequence[str], wanted: Sequence[str | int]) -> list[int]:
 
 
 class DetectionPostprocess:
-    """NMS, and boxes back to source pixels."""
+    """Boxes that stay, back in source pixels, with what belongs to them."""
 
     def __init__(self, manifest: Manifest, outputs: Sequence[TensorSpec], selection: Selection) -> None:
         """Raises BundleError: the graph's outputs are not the normal form."""
         classes = len(manifest.labels)
         found = {spec.name: spec for spec in outputs}
-        boxes, scores = found.get("boxes"), found.get("scores")
-        _expect(
-            boxes is not None
-            and scores is not None
-            and boxes.dtype == scores.dtype == "float32"
-            and len(boxes.shape) == 3
-            and boxes.shape == (1, boxes.shape[1], 4)
-            and scores.shape == (1, boxes.shape[1], classes),
-            outputs,
-            f"boxes float32 [1, n, 4] and scores float32 [1, n, {classes}] (one column per label)",
-        )
+        self._final = selection.nms.suppression == "none"
+        self._has_keypoints = manifest.task == "keypoints"
+        rows = found["boxes"].shape[1] if "boxes" in found and len(found["boxes"].shape) == 3 else 0
+        wanted = {"boxes": ("float32", (1, rows, 4))}
+        if self._final:
+            wanted |= {"scores": ("float32", (1, rows)), "class_ids": ("int32", (1, rows))}
+            words = "boxes float32 [1, n, 4], scores float32 [1, n] and class_ids int32 [1, n]"
+        else:
+            wanted["scores"] = ("float32", (1, rows, classes))
+            words = f"boxes float32 [1, n, 4] and scores float32 [1, n, {classes}] (one column per label)"
+        if self._has_keypoints:
+            points = found["keypoints"].shape if "keypoints" in found else ()
+            wide = len(points) == 4 and points[2] > 0 and points[3] in (2, 3)
+            wanted["keypoints"] = ("float32", (1, rows, *points[2:]) if wide else ())
+            words += " and keypoints float32 [1, n, p, 2 or 3]"
+        got = {name: (found[name].dtype, found[name].shape) for name in wanted if name in found}
+        _expect(rows > 0 and got == wanted, outputs, words)
         self._names, self._selection = manifest.labels, selection
 
     def __call__(self, outputs: Mapping[str, NDArray[Any]], placement: Placement) -> Detections:
-        xyxy, confidence, class_id = suppress(
-            outputs["boxes"][0], outputs["scores"][0], self._selection.nms, self._selection.thresholds
+        boxes = outputs["boxes"][0]
+        class_ids = outputs["class_ids"][0] if self._final else None
+        rows, confidence, class_id = keep(
+            boxes, outputs["scores"][0], self._selection.nms, self._selection.thresholds, class_ids
         )
-        xyxy = placement.to_source(xyxy)
+        xyxy = placement.to_source(boxes[rows])
         inside = (xyxy[:, 2:] > xyxy[:, :2]).all(axis=1)
         if not inside.all():  # a box in the padding only
-            xyxy, confidence, class_id = xyxy[inside], confidence[inside], class_id[inside]
-        return Detections(xyxy, confidence, class_id, self._names)
+            rows, xyxy, confidence, class_id = rows[inside], xyxy[inside], confidence[inside], class_id[inside]
+        found = Detections(xyxy, confidence, class_id, self._names)
+        if self._has_keypoints:
+            found.keypoints = _keypoints(outputs["keypoints"][0][rows], placement)
+        return found
+
+
+def _keypoints(points: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+    """(n, p, 3): points of (n, p, 2 or 3) in source pixels, with their confidence or 1."""
+    full = np.ones((*points.shape[:2], 3), np.float32)
+    full[..., : points.shape[2]] = points
+    full[..., :2] = placement.points_to_source(points[..., :2])
+    return full
+
+
+class ClassificationPostprocess:
+    """Scores as they are; the one box, where there is one, in source pixels."""
+
+    def __init__(self, manifest: Manifest, outputs: Sequence[TensorSpec]) -> None:
+        """Raises BundleError: the graph's outputs are not the normal form."""
+        classes = len(manifest.labels)
+        found = {spec.name: (spec.dtype, spec.shape) for spec in outputs}
+        scores, boxes = ("float32", (1, classes)), ("float32", (1, 1, 4))
+        _expect(
+            found in ({"scores": scores}, {"scores": scores, "boxes": boxes}),
+            outputs,
+            f"scores float32 [1, {classes}] (one per label), and boxes float32 [1, 1, 4] where it localises",
+        )
+        self._names = manifest.labels
+
+    def __call__(self, outputs: Mapping[str, NDArray[Any]], placement: Placement) -> Classification:
+        xyxy = placement.to_source(outputs["boxes"][0])[0] if "boxes" in outputs else None
+        return Classification(outputs["scores"][0].copy(), self._names, xyxy)
 
 
 class SemanticPostprocess:
@@ -180,6 +222,8 @@ def open_postprocess(manifest: Manifest, outputs: Sequence[TensorSpec], selectio
     """
     if selection is not None:
         return DetectionPostprocess(manifest, outputs, selection)
+    if manifest.task == "classification":
+        return ClassificationPostprocess(manifest, outputs)
     return SemanticPostprocess(manifest, outputs)
 
 

@@ -30,6 +30,8 @@ class Detections:
         names: the model's class names.
         mask: (n, h, w) bool at source size, or None.
         tracker_id: (n,) int64, or None.
+        keypoints: (n, p, 3) float32: x, y in pixels of the source picture (they may lie outside it) and a confidence
+            in 0..1, which is 1 where the model gives none; or None.
         data: further arrays of length n, by name.
     """
 
@@ -40,6 +42,7 @@ class Detections:
     mask: NDArray[np.bool_] | None = None
     tracker_id: NDArray[np.int64] | None = None
     data: dict[str, NDArray[Any]] = field(default_factory=dict)
+    keypoints: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.xyxy)
@@ -50,6 +53,8 @@ class Detections:
             _check("mask", self.mask, (n, None, None))
         if self.tracker_id is not None:
             _check("tracker_id", self.tracker_id, (n,))
+        if self.keypoints is not None:
+            _check("keypoints", self.keypoints, (n, None, 3))
         for key, array in self.data.items():
             if len(array) != n:
                 raise ValueError(f"data[{key!r}] has length {len(array)}, expected {n}")
@@ -73,6 +78,7 @@ class Detections:
             None if self.mask is None else self.mask[chosen],
             None if self.tracker_id is None else self.tracker_id[chosen],
             {key: array[chosen] for key, array in self.data.items()},
+            None if self.keypoints is None else self.keypoints[chosen],
         )
 
     def __iter__(self) -> Iterator[Detections]:
@@ -112,4 +118,29 @@ class SegmentationMap:
         return {label[i]: float(counts[i] / self.class_map.size) for i in order if counts[i]}
 
 
-Result: TypeAlias = Detections | SegmentationMap
+@dataclass(eq=False)
+class Classification:
+    """What one picture shows, and where, if the model says so.
+
+    Attributes:
+        scores: (c,) float32 in 0..1, index into `names`.
+        names: the model's class names.
+        xyxy: (4,) float32, corners of the one object in pixels of the source picture; None where the model gives none.
+    """
+
+    scores: NDArray[np.float32]
+    names: tuple[str, ...] = ()
+    xyxy: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        _check("scores", self.scores, (None,))
+        if self.xyxy is not None:
+            _check("xyxy", self.xyxy, (4,))
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """The `count` classes with the highest scores, best first; equal ones by number."""
+        best = np.argsort(-self.scores, kind="stable")[:count].tolist()
+        return [(self.names[i] if i < len(self.names) else str(i), float(self.scores[i])) for i in best]
+
+
+Result: TypeAlias = Detections | SegmentationMap | Classification

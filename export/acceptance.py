@@ -88,7 +88,7 @@ def measure_accuracy(
     """
     from edgevision.evaluation import compare as compare_graphs
 
-    metric = "map_50_95" if manifest.task == "detection" else "miou"
+    metric = "miou" if manifest.nms is None else "map_50_95"
     few = len(dataset.pictures) < _FEW_PICTURES and manifest.preprocess.dtype != "uint8"
     repeats = _REPEATS if few else 1
     with tempfile.TemporaryDirectory() as folder:

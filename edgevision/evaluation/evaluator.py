@@ -220,8 +220,10 @@ def _names(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _check_task(manifest: Manifest, dataset: Dataset) -> None:
-    kinds = {"detection": (BoxDataset, "boxes: coco: or voc:"), "semantic": (MaskDataset, "class masks: masks:")}
-    kind, wanted = kinds[manifest.task]
+    if manifest.task == "classification":
+        raise DatasetError(f"{manifest.name} does classification, for which there is no measure yet")
+    boxes, masks = (BoxDataset, "boxes: coco: or voc:"), (MaskDataset, "class masks: masks:")
+    kind, wanted = boxes if manifest.nms is not None else masks
     if not isinstance(dataset, kind):
         raise DatasetError(f"{manifest.name} does {manifest.task}; give a data set with {wanted}")
 

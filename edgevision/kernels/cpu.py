@@ -1,7 +1,7 @@
 """The reference kernels, on the CPU: what every other device must match."""
 
-from edgevision.kernels.cpu_nms import MAX_CANDIDATES, suppress
+from edgevision.kernels.cpu_nms import MAX_CANDIDATES, keep, suppress
 from edgevision.kernels.cpu_preprocess import Preprocessor
 from edgevision.kernels.cpu_semantic import ClassMapper
 
-__all__ = ["MAX_CANDIDATES", "ClassMapper", "Preprocessor", "suppress"]
+__all__ = ["MAX_CANDIDATES", "ClassMapper", "Preprocessor", "keep", "suppress"]

@@ -41,18 +41,41 @@ def suppress(
     """
     if thresholds is None:
         thresholds = np.full(scores.shape[1], nms.confidence, np.float32)
+    kept, confidence, class_id = keep(boxes, scores, nms, thresholds)
+    return boxes[kept], confidence, class_id
+
+
+def keep(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    nms: Nms,
+    thresholds: NDArray[np.float32],
+    class_ids: NDArray[np.int32] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Like `suppress`, but returns the rows of the boxes kept, for whatever else belongs to them.
+
+    With `class_ids` (n,) the scores are (n,): the network has chosen one class per box and left no duplicates, so
+    nothing suppresses anything. Class numbers outside the thresholds' are never detections.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
-        index, class_id, confidence = _candidates(scores, thresholds, nms.multi_label)
+        if class_ids is None:
+            index, class_id, confidence = _candidates(scores, thresholds, nms.multi_label)
+        else:
+            index = np.flatnonzero((class_ids >= 0) & (class_ids < len(thresholds)) & np.isfinite(scores))
+            class_id, confidence = class_ids[index].astype(np.int64), scores[index]
         corners = boxes[index]
         if not len(index):
-            return corners, confidence, class_id
+            return index, confidence, class_id
         width, height = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
         usable = (confidence > thresholds[class_id]) & (width > 0) & (height > 0) & (width * height < np.inf)
         order = np.flatnonzero(usable)
         order = order[_descending(confidence[order])[:MAX_CANDIDATES]]
-        groups = 0 if nms.class_agnostic else class_id[order]
-        kept = order[_greedy(corners[order], groups, nms.iou_threshold, nms.max_detections)]
-    return corners[kept], confidence[kept], class_id[kept]
+        if class_ids is None:
+            groups = 0 if nms.class_agnostic else class_id[order]
+            kept = order[_greedy(corners[order], groups, nms.iou_threshold, nms.max_detections)]
+        else:
+            kept = order[: nms.max_detections]
+    return index[kept], confidence[kept], class_id[kept]
 
 
 def _candidates(

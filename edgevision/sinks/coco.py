@@ -53,21 +53,26 @@ class CocoResults:
 
     def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
         if not isinstance(result, Detections):
-            raise self._abandon(SinkError(f"coco:{self._path} takes detections, this model gives segmentations"))
+            raise self._abandon(
+                SinkError(f"coco:{self._path} takes detections, this model gives {type(result).__name__}")
+            )
         stem = Path(frame.name).stem
         image_id = int(stem) if stem.isdecimal() else frame.frame_id
         official = set(result.names) <= _OFFICIAL.keys()
         try:
-            for class_id, score, box in zip(
-                result.class_id.tolist(), result.confidence.tolist(), xyxy_to_xywh(result.xyxy).tolist(), strict=True
+            boxes = xyxy_to_xywh(result.xyxy).tolist()
+            for i, (class_id, score) in enumerate(
+                zip(result.class_id.tolist(), result.confidence.tolist(), strict=True)
             ):
                 category_id = _OFFICIAL[result.names[class_id]] if official and result.names else class_id + 1
                 entry = {
                     "image_id": image_id,
                     "category_id": category_id,
-                    "bbox": [round(value, 3) for value in box],
+                    "bbox": [round(value, 3) for value in boxes[i]],
                     "score": round(score, 6),
                 }
+                if result.keypoints is not None:
+                    entry["keypoints"] = result.keypoints[i].astype(float).round(2).ravel().tolist()
                 self._file.write(self._separator + json.dumps(entry))
                 self._separator = ",\n"
         except OSError as error:

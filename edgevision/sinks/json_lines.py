@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevision.frame import Frame
-from edgevision.results import Detections, Result
+from edgevision.results import Classification, Detections, Result
 from edgevision.sinks.base import Sink, cannot_write, check_folder
 from edgevision.sources.base import Source
 
@@ -54,7 +54,8 @@ def frame_record(frame: Frame, result: Result, timing_ms: Mapping[str, float]) -
     """One frame's result as plain data.
 
     `ts_capture_ns` is this machine's monotonic clock, as in `Frame`; `age_ms` the time since then. Boxes are in pixels
-    of the source picture; a segmentation is given as the share of the picture per class.
+    of the source picture, and so are keypoints (x, y, confidence); a segmentation is given as the share of the picture
+    per class, a classification as its five best classes.
     """
     record: dict[str, Any] = {
         "source_id": frame.source_id,
@@ -78,6 +79,13 @@ def frame_record(frame: Frame, result: Result, timing_ms: Mapping[str, float]) -
                 )
             )
         ]
+        if result.keypoints is not None:
+            points = result.keypoints.astype(float).round(3).tolist()
+            for entry, own in zip(record["detections"], points, strict=True):
+                entry["keypoints"] = own
+    elif isinstance(result, Classification):
+        record["classes"] = [{"class": name, "confidence": round(score, 4)} for name, score in result.top()]
+        record["xyxy"] = None if result.xyxy is None else result.xyxy.astype(float).round(2).tolist()
     else:
         record["fractions"] = {name: round(share, 5) for name, share in result.fractions().items()}
     return record

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgevision.drawing import draw, palette
-from edgevision.results import Detections, SegmentationMap
+from edgevision.results import Classification, Detections, SegmentationMap
 
 pytestmark = pytest.mark.smoke
 NAMES = ("car", "truck", "person")
@@ -124,3 +124,20 @@ def test_neighbouring_classes_are_easy_to_tell_apart() -> None:
     for distance in (1, 2, 3):
         assert (np.abs(colours[distance:] - colours[:-distance]).sum(axis=1) > 100).all()
     assert len(np.unique(palette(), axis=0)) == 256
+
+
+def test_certain_keypoints_are_dots_in_their_box_s_colour() -> None:
+    found = one([50, 60, 200, 150])
+    found.keypoints = np.array([[[100, 100, 0.9], [150, 120, 0.1]]], np.float32)
+    drawn = draw(grey(), found)
+    np.testing.assert_array_equal(drawn[100, 100], palette()[0])
+    assert (drawn[120, 150] == 90).all()
+
+
+def test_a_classification_lists_its_best_classes_and_its_box() -> None:
+    scores = np.array([0.2, 0.1, 0.7], np.float32)
+    drawn = draw(grey(), Classification(scores, NAMES, np.array([200, 60, 300, 150], np.float32)))
+    for y, x in ((60, 250), (149, 250), (105, 200), (105, 299)):
+        np.testing.assert_array_equal(drawn[y, x], palette()[2])
+    for class_id in range(3):
+        assert ((drawn == palette()[class_id]).all(axis=2)).sum() > 100

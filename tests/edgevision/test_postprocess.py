@@ -12,7 +12,14 @@ from edgevision.backends.base import TensorSpec
 from edgevision.errors import BundleError, UsageError
 from edgevision.geometry import place
 from edgevision.manifest import Nms
-from edgevision.postprocess import DetectionPostprocess, Selection, SemanticPostprocess, class_ids, select
+from edgevision.postprocess import (
+    ClassificationPostprocess,
+    DetectionPostprocess,
+    Selection,
+    SemanticPostprocess,
+    class_ids,
+    select,
+)
 from tests.tiny_models import detector_manifest
 
 MANIFEST = detector_manifest(nms=Nms(iou_threshold=0.6, confidence=0.4, max_detections=50))
@@ -128,3 +135,70 @@ def test_boxes_come_back_in_source_pixels_and_those_in_the_padding_are_dropped()
     np.testing.assert_allclose(found.xyxy, [[25, 12.5, 75, 75], [100, 0, 125, 43.75]])
     assert found.class_id.tolist() == [0, 2]
     assert found.names == ("red", "green", "blue")
+
+
+FINAL = Nms(confidence=0.4, max_detections=2, suppression="none")
+
+
+def test_a_network_without_duplicates_keeps_overlapping_boxes_in_order_of_score() -> None:
+    manifest = detector_manifest(nms=FINAL)
+    boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 10], [1, 1, 10, 10], [5, 5, 4, 9], [0, 0, 9, 9], [0, 0, 8, 8]]], "f4")
+    scores = np.array([[0.5, 0.9, 0.7, 0.95, np.nan, 0.99]], np.float32)
+    class_ids = np.array([[2, 0, 0, 1, 1, 7]], np.int32)
+    specs = [
+        TensorSpec("boxes", (1, 6, 4), "float32"),
+        TensorSpec("scores", (1, 6), "float32"),
+        TensorSpec("class_ids", (1, 6), "int32"),
+    ]
+    selection = select(manifest)
+    assert selection is not None
+    outputs = {"boxes": boxes, "scores": scores, "class_ids": class_ids}
+    found = DetectionPostprocess(manifest, specs, selection)(outputs, place((64, 64), (64, 64), "stretch"))
+    np.testing.assert_allclose(found.confidence, [0.9, 0.7])
+    np.testing.assert_array_equal(found.xyxy, [[0, 0, 10, 10], [1, 1, 10, 10]])
+    assert found.class_id.tolist() == [0, 0]
+    with pytest.raises(BundleError, match=r"class_ids int32 \[1, n\]"):
+        DetectionPostprocess(manifest, [*specs[:2], dataclasses.replace(specs[2], dtype="int64")], selection)
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_keypoints_follow_their_boxes_into_source_pixels(columns: int) -> None:
+    manifest = detector_manifest(task="keypoints", nms=Nms(confidence=0.5))
+    rng = np.random.default_rng(columns)
+    boxes = np.array([[[8, 20, 24, 40], [9, 20, 24, 40], [40, 20, 60, 44]]], np.float32)
+    scores = np.array([[[0.6, 0, 0], [0.8, 0, 0], [0, 0, 0.9]]], np.float32)
+    points = rng.uniform(-10, 70, (1, 3, 5, columns)).astype(np.float32)
+    specs = [
+        TensorSpec("boxes", (1, 3, 4), "float32"),
+        TensorSpec("scores", (1, 3, 3), "float32"),
+        TensorSpec("keypoints", (1, 3, 5, columns), "float32"),
+    ]
+    selection = select(manifest)
+    assert selection is not None
+    placement = place((200, 100), (64, 64), "letterbox")  # content at 0, 16, 64 x 32
+    outputs = {"boxes": boxes, "scores": scores, "keypoints": points}
+    found = DetectionPostprocess(manifest, specs, selection)(outputs, placement)
+    assert found.keypoints is not None
+    expected = points[0, [2, 1]]
+    np.testing.assert_allclose(found.keypoints[..., 0], expected[..., 0] * 200 / 64, rtol=1e-5)
+    np.testing.assert_allclose(found.keypoints[..., 1], (expected[..., 1] - 16) * 100 / 32, rtol=1e-5)
+    np.testing.assert_array_equal(found.keypoints[..., 2], expected[..., 2] if columns == 3 else 1)
+    with pytest.raises(BundleError, match=r"keypoints float32 \[1, n, p, 2 or 3\]"):
+        DetectionPostprocess(manifest, specs[:2], selection)
+
+
+def test_a_classification_keeps_its_scores_and_places_its_box() -> None:
+    manifest = detector_manifest(task="classification", nms=None)
+    specs = [TensorSpec("scores", (1, 3), "float32"), TensorSpec("boxes", (1, 1, 4), "float32")]
+    placement = place((200, 100), (64, 64), "stretch")
+    scores = np.array([[0.1, 0.7, 0.2]], np.float32)
+    outputs = {"scores": scores, "boxes": np.array([[[16, 16, 32, 48]]], np.float32)}
+    located = ClassificationPostprocess(manifest, specs)(outputs, placement)
+    assert located.xyxy is not None
+    np.testing.assert_allclose(located.xyxy, [50, 25, 100, 75])
+    assert [name for name, _ in located.top(2)] == ["green", "blue"]
+    assert ClassificationPostprocess(manifest, specs[:1])({"scores": scores}, placement).xyxy is None
+    scores[:] = 0  # a session's buffer: the result must not change with it
+    assert located.top(1)[0][1] == pytest.approx(0.7)
+    with pytest.raises(BundleError, match=r"scores float32 \[1, 3\]"):
+        ClassificationPostprocess(manifest, specs[1:])

@@ -19,6 +19,7 @@ def three(**changes: Any) -> Detections:
         "mask": np.zeros((3, 6, 8), bool),
         "tracker_id": np.array([7, 8, 9]),
         "data": {"speed": np.array([1.0, 2.0, 3.0])},
+        "keypoints": np.arange(45, dtype=np.float32).reshape(3, 5, 3),
     }
     return Detections(**{**fields, **changes})
 
@@ -40,7 +41,7 @@ def test_indexing_selects_in_every_array(index: Any, chosen: list[int]) -> None:
     part = whole[index]
     assert isinstance(part, Detections)
     assert len(part) == len(chosen)
-    for field in ("xyxy", "confidence", "class_id", "mask", "tracker_id"):
+    for field in ("xyxy", "confidence", "class_id", "mask", "tracker_id", "keypoints"):
         np.testing.assert_array_equal(getattr(part, field), getattr(whole, field)[chosen])
     np.testing.assert_array_equal(part.data["speed"], whole.data["speed"][chosen])
     assert part.names == whole.names

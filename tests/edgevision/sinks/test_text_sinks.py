@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from edgevision.errors import SinkError
 from edgevision.frame import Frame
-from edgevision.results import Detections, SegmentationMap
+from edgevision.results import Classification, Detections, SegmentationMap
 from edgevision.sinks import open_sink
 from tests.camera_kit import numbered
 
@@ -121,3 +121,21 @@ def test_coco_refuses_segmentations_and_leaves_nothing_behind(tmp_path: Path) ->
         sink.write(Frame(numbered(0)), SegmentationMap(np.zeros((96, 160), np.uint8)), {})
     sink.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_keypoints_and_classes_have_their_own_entries(tmp_path: Path) -> None:
+    points = np.array([[[1.5, 2, 1], [3, 4.25, 0.5]]] * 2, np.float32)
+    posed = Detections(FOUND.xyxy, FOUND.confidence, FOUND.class_id, FOUND.names, keypoints=points)
+    lines, coco = open_sink(tmp_path / "out.jsonl"), open_sink(f"coco:{tmp_path}/out.json")
+    for sink in (lines, coco):
+        sink.write(Frame(numbered(0)), posed, {})
+    scores = np.array([0.25, 0.75], np.float32)
+    lines.write(Frame(numbered(1)), Classification(scores, FOUND.names, np.array([0, 0, 4, 5], np.float32)), {})
+    lines.close()
+    coco.close()
+    first, second = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert [entry["keypoints"] for entry in first["detections"]] == points.tolist()
+    assert second["classes"] == [{"class": "person", "confidence": 0.75}, {"class": "car", "confidence": 0.25}]
+    assert second["xyxy"] == [0, 0, 4, 5]
+    entries = json.loads((tmp_path / "out.json").read_text())
+    assert entries[0]["keypoints"] == [1.5, 2, 1, 3, 4.25, 0.5]
