@@ -12,6 +12,7 @@
     ├── SourceError             a camera or file cannot be opened or read
     ├── SinkError               an output cannot be opened or written
     └── SessionError            inference failed
+        └── PlanError           a plan does not fit this machine
 
 Messages say what was given, what was expected and what to do next. The command line prints them
 without a traceback and exits with 2.
@@ -66,3 +67,7 @@ class SinkError(EdgeVisionError):
 
 class SessionError(EdgeVisionError):
     """Inference failed, or was given tensors that do not fit."""
+
+
+class PlanError(SessionError):
+    """A plan is damaged, or was built for another GPU or TensorRT."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +16,48 @@ _MAX_SIDE = 32767  # OpenCV keeps picture coordinates in 16 bits
 
 
 @dataclass(frozen=True, eq=False)
+class DevicePicture:
+    """A picture that already lies in a GPU's memory: a hardware decoder or another kernel wrote it, and has finished.
+
+    Attributes:
+        address: of the first row, in memory of the GPU that the model runs on.
+        size_wh: width and height, pixels.
+        pixel_format: `bgr`, `rgb` (3 bytes a pixel) or `nv12` (luma, then pairs of chroma at half the size).
+        pitch_bytes: from one row to the next.
+        download: copies it to an (h, w, 3) uint8 BGR array, for those who need pixels on the host.
+        chroma_address, chroma_pitch_bytes: of nv12's second plane; None: right behind the first, of equal pitch.
+        owner: whatever keeps the memory alive; dropped with the picture.
+    """
+
+    address: int
+    size_wh: tuple[int, int]
+    pixel_format: str
+    pitch_bytes: int
+    download: Callable[[], NDArray[np.uint8]]
+    chroma_address: int | None = None
+    chroma_pitch_bytes: int | None = None
+    owner: object = None
+
+    def __post_init__(self) -> None:
+        width = self.size_wh[0]
+        least = {"bgr": 3 * width, "rgb": 3 * width, "nv12": width}.get(self.pixel_format)
+        if least is None:
+            raise UsageError(f"a picture on the device is bgr, rgb or nv12, got {self.pixel_format!r}")
+        _check_sides(self.size_wh)
+        if self.address <= 0 or self.pitch_bytes < least:
+            raise UsageError(
+                f"a picture of {width} pixels {self.pixel_format} needs an address and a pitch of {least} bytes or "
+                f"more, got address {self.address:#x}, pitch {self.pitch_bytes}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
 class Frame:
     """A picture and where and when it came from.
 
     Attributes:
-        image: (h, w, 3) uint8, BGR. Owned by whoever holds the frame; sources do not write into it again.
+        picture: (h, w, 3) uint8, BGR, or one that lies in a GPU's memory. Owned by whoever holds the frame; sources do
+            not write into it again.
         frame_id: number of the frame within its source, from 0; gaps are frames the source dropped.
         source_id: the source's name, unique within a pipeline.
         capture_time_ns: `time.monotonic_ns()` when the picture was captured (live) or decoded (files).
@@ -27,7 +65,7 @@ class Frame:
         name: file name of a still picture; empty otherwise.
     """
 
-    image: NDArray[np.uint8]
+    picture: NDArray[np.uint8] | DevicePicture
     frame_id: int = 0
     source_id: str = ""
     capture_time_ns: int = field(default_factory=time.monotonic_ns)
@@ -35,12 +73,20 @@ class Frame:
     name: str = ""
 
     def __post_init__(self) -> None:
-        check_picture(self.image)
+        if not isinstance(self.picture, DevicePicture):
+            check_picture(self.picture)
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The picture on the host, (h, w, 3) uint8 BGR; one that lies in a GPU's memory is copied at each call."""
+        return self.picture.download() if isinstance(self.picture, DevicePicture) else self.picture
 
     @property
     def size_wh(self) -> tuple[int, int]:
         """Width and height, pixels."""
-        return self.image.shape[1], self.image.shape[0]
+        if isinstance(self.picture, DevicePicture):
+            return self.picture.size_wh
+        return self.picture.shape[1], self.picture.shape[0]
 
 
 def check_picture(image: Any) -> None:
@@ -56,5 +102,9 @@ def check_picture(image: Any) -> None:
             f"a picture is (h, w, 3) uint8, BGR; got shape {image.shape} of {image.dtype}; "
             "grey pictures: cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), four channels: image[:, :, :3]"
         )
-    if not all(1 <= side <= _MAX_SIDE for side in image.shape[:2]):
-        raise UsageError(f"a picture's sides are 1 to {_MAX_SIDE} pixels, got {image.shape[1]}x{image.shape[0]}")
+    _check_sides(image.shape[1::-1])
+
+
+def _check_sides(size_wh: tuple[int, ...]) -> None:
+    if not all(1 <= side <= _MAX_SIDE for side in size_wh):
+        raise UsageError(f"a picture's sides are 1 to {_MAX_SIDE} pixels, got {size_wh[0]}x{size_wh[1]}")
