@@ -28,14 +28,7 @@ def decoded_unit(graph: Graph, boxes: str) -> str | None:
     """Whether the graph decodes its boxes itself: None: no, they are offsets; else their unit, `fractions` of the
     input, `pixels`, or `unknown`. An exponential between the last convolution and the output is what tells; the
     constants it is combined with, one per box, tell the unit."""
-    nodes = []
-    waiting, seen = [boxes], set()
-    while waiting:
-        node = graph.producer.get(waiting.pop())
-        if node is not None and node.name not in seen and node.op_type in ARITHMETIC:
-            seen.add(node.name)
-            nodes.append(node)
-            waiting.extend(node.input)
+    nodes = decode_nodes(graph, boxes)
     if not any(node.op_type == "Exp" for node in nodes):
         return None
     count = (graph.shape(boxes) or (0, 0))[1]
@@ -49,6 +42,19 @@ def decoded_unit(graph: Graph, boxes: str) -> str | None:
     if not largest or 2.0 < max(largest) < 8.0:
         return "unknown"
     return "fractions" if max(largest) <= 2.0 else "pixels"
+
+
+def decode_nodes(graph: Graph, output: str) -> list[onnx.NodeProto]:
+    """The arithmetic between the last convolutions and `output`."""
+    nodes = []
+    waiting, seen = [output], set()
+    while waiting:
+        node = graph.producer.get(waiting.pop())
+        if node is not None and id(node) not in seen and node.op_type in ARITHMETIC:
+            seen.add(id(node))
+            nodes.append(node)
+            waiting.extend(node.input)
+    return nodes
 
 
 def _behind(graph: Graph, tensor: str, through: frozenset[str]) -> list[onnx.NodeProto]:

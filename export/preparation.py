@@ -15,7 +15,7 @@ from edgevision.export.families import identify
 from edgevision.export.folding import fold_constants
 from edgevision.export.graph import Graph
 from edgevision.export.graph_loading import load_graph
-from edgevision.export.heads.base import SourceModel
+from edgevision.export.heads.base import NormalForm, SourceModel
 from edgevision.export.preprocessing import image_input, resolve_preprocess
 from edgevision.export.report import ExportReport
 from edgevision.export.simplification import simplify
@@ -83,7 +83,7 @@ def prepare(source: Path | str | bytes, config: ExportConfig, report: ExportRepo
         facts.update(form.facts)
         preprocess, sources = resolve_preprocess(model.image, config, loaded.metadata, form.preprocess)
         nms = _resolve_nms(form.nms, config, loaded.metadata.section("nms"))
-        labels = _resolve_labels(model, form.classes)
+        labels = _resolve_labels(model, form)
         facts.update(preprocess=dataclasses.asdict(preprocess), preprocess_sources=sources)
     with report.step("simplify") as facts:
         facts.update(simplify(graph))
@@ -108,11 +108,12 @@ def _resolve_nms(default: Nms | None, config: ExportConfig, noted: Mapping[str, 
         raise ModelError(f"metadata: nms = {dict(noted)} is not understood: {error}; correct or remove it") from error
 
 
-def _resolve_labels(model: SourceModel, classes: int) -> tuple[str, ...]:
+def _resolve_labels(model: SourceModel, form: NormalForm) -> tuple[str, ...]:
     """The class names, checked against the number of classes; empty where nothing names them."""
+    classes = form.classes
     if model.config.labels is not None:
         return load_labels(model.config.labels, classes)
-    labels = model.labels or ()
+    labels = model.labels or form.labels
     if len(labels) == classes + 1 and labels[0].casefold() == "background":
         return labels[1:]
     if labels and len(labels) != classes:

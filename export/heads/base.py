@@ -100,6 +100,7 @@ class NormalForm:
         preprocess: the family's preprocessing.
         nms: the family's suppression; None for tasks without.
         facts: decisions taken and what was cut, for the report.
+        labels: the family's own class names, where it always has the same.
     """
 
     task: str
@@ -107,6 +108,7 @@ class NormalForm:
     preprocess: PreprocessDefaults
     nms: Nms | None
     facts: Mapping[str, object]
+    labels: tuple[str, ...] = ()
 
 
 class Head(Protocol):
