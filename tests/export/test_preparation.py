@@ -80,7 +80,7 @@ def test_a_family_that_does_not_fit_says_what_is_different() -> None:
 
 
 def test_a_family_that_does_not_exist_is_refused_with_the_list() -> None:
-    with pytest.raises(UsageError, match="choose one of .*semantic, ssd, .*yolov8"):
+    with pytest.raises(UsageError, match=r"choose one of .*semantic, ssd, .*yolov8"):
         prepare(unknown_model(), ExportConfig(precision="fp32", family="yolov99"))
     model = ssd_model(metadata={"family": "yolov99"})
     with pytest.raises(UsageError, match="yolov99"):
