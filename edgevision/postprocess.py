@@ -191,27 +191,33 @@ class SemanticPostprocess:
 
     def __init__(self, manifest: Manifest, outputs: Sequence[TensorSpec]) -> None:
         """Raises BundleError: the graph's outputs are not the normal form."""
-        classes = len(manifest.labels)
-        found = {spec.name: spec for spec in outputs}
-        class_map, logits = found.get("class_map"), found.get("logits")
-        _expect(
-            (class_map is not None and class_map.dtype in ("uint8", "int32") and _is_one(class_map.shape, 3))
-            or (
-                logits is not None
-                and logits.dtype == "float32"
-                and _is_one(logits.shape, 4)
-                and logits.shape[1] == classes
-            ),
-            outputs,
-            f"class_map uint8 or int32 [1, h, w], or logits float32 [1, {classes}, h, w] (one plane per label)",
-        )
         self._names = manifest.labels
-        self._has_map = class_map is not None
-        self._mapper = ClassMapper(manifest.preprocess.input_wh, classes)
+        self._has_map = has_class_map(manifest, outputs)
+        self._mapper = ClassMapper(manifest.preprocess.input_wh, len(manifest.labels))
 
     def __call__(self, outputs: Mapping[str, NDArray[Any]], placement: Placement) -> SegmentationMap:
         classes = outputs["class_map"][0] if self._has_map else self._mapper.argmax(outputs["logits"][0])
         return SegmentationMap(self._mapper.to_source(classes, placement), self._names)
+
+
+def has_class_map(manifest: Manifest, outputs: Sequence[TensorSpec]) -> bool:
+    """Whether a semantic graph gives a class map; otherwise it gives logits.
+
+    Raises:
+        BundleError: the graph's outputs are not the normal form.
+    """
+    classes = len(manifest.labels)
+    found = {spec.name: spec for spec in outputs}
+    class_map, logits = found.get("class_map"), found.get("logits")
+    _expect(
+        (class_map is not None and class_map.dtype in ("uint8", "int32") and _is_one(class_map.shape, 3))
+        or (
+            logits is not None and logits.dtype == "float32" and _is_one(logits.shape, 4) and logits.shape[1] == classes
+        ),
+        outputs,
+        f"class_map uint8 or int32 [1, h, w], or logits float32 [1, {classes}, h, w] (one plane per label)",
+    )
+    return class_map is not None
 
 
 def open_postprocess(manifest: Manifest, outputs: Sequence[TensorSpec], selection: Selection | None) -> Postprocess:
