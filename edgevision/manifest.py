@@ -108,12 +108,14 @@ class GraphInfo:
         layers_float: those without.
         preprocess: how a picture becomes this graph's input, where that differs from the manifest's; see
             `Manifest.preprocess_of`.
+        dynamic_batch: it takes any number of pictures at once, not one only.
     """
 
     precision: str
     layers_int8: int = 0
     layers_float: int = 0
     preprocess: Preprocess | None = None
+    dynamic_batch: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

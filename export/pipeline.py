@@ -12,6 +12,7 @@ from edgevision.bundle import write_bundle
 from edgevision.calibration import CalibrationImages, RangeTable, load_or_collect
 from edgevision.errors import UsageError
 from edgevision.export.acceptance import choose_cpu_graph, measure_accuracy, verify
+from edgevision.export.batching import free_batches
 from edgevision.export.config import ExportConfig
 from edgevision.export.emission import emit
 from edgevision.export.placement import plan_placement
@@ -54,6 +55,8 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
         facts.update(emitted.facts)
         main = emitted.infos.get("tensorrt.onnx", emitted.infos["model.onnx"])
         report.layers_int8, report.layers_float = main.layers_int8, main.layers_float
+    with report.step("batch") as facts:
+        facts.update(free_batches(emitted, prepared.preprocess, images))
     with report.step("verify") as facts:
         facts.update(verify(emitted, prepared.preprocess, images, report.warnings))
     with report.step("choose") as choice:

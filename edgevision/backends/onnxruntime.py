@@ -23,6 +23,8 @@ _DTYPES = {
     "tensor(bool)": "bool",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+BATCH = "batch"
+"""Name of the first dimension of a graph that takes any number of pictures."""
 _FATAL = 4  # ONNX Runtime's log level: whatever it has to say arrives in its exceptions
 
 
@@ -84,8 +86,10 @@ class OnnxRuntimeSession:
         self._results = {}
 
 
-def open_session(graph: bytes, *, threads: int = 1, optimise: bool = True, exact: bool = False) -> OnnxRuntimeSession:
-    """Load an ONNX graph with fixed input shapes.
+def open_session(
+    graph: bytes, *, threads: int = 1, optimise: bool = True, exact: bool = False, batch: int = 1
+) -> OnnxRuntimeSession:
+    """Load an ONNX graph; its input shapes are fixed, or open in the batch alone.
 
     Args:
         graph: a serialised ModelProto. It may come from anywhere: references to files outside it are refused.
@@ -94,6 +98,7 @@ def open_session(graph: bytes, *, threads: int = 1, optimise: bool = True, exact
         optimise: let ONNX Runtime fuse and fold.
         exact: run QuantizeLinear and DequantizeLinear as written, with float arithmetic between them, instead of
             fusing them into integer kernels: the numerics of TensorRT's graphs, at the price of speed.
+        batch: pictures in one inference; a graph with fixed shapes keeps its own number.
 
     Raises:
         SessionError: ONNX Runtime refuses the graph, or an input has no fixed shape.
@@ -107,6 +112,7 @@ def open_session(graph: bytes, *, threads: int = 1, optimise: bool = True, exact
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_free_dimension_override_by_name(BATCH, batch)  # before it optimises: as fast as a fixed graph
     # Workers spin between the operators of one inference (asleep, two threads were no faster than one), and stop when
     # it ends, so that they take nothing from what the cores do between frames.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -72,6 +72,7 @@ def build_plan(graph: bytes, name: str, *, target: int | None = None, progress: 
     _parse(rtx, log, network, graph, name)
     quantised = _quantised(rtx, network)
     config = builder.create_builder_config()
+    _fix_batch(builder, network, config)
     config.profiling_verbosity = rtx.ProfilingVerbosity.DETAILED
     if target is not None:
         config.num_compute_capabilities = 1
@@ -81,6 +82,16 @@ def build_plan(graph: bytes, name: str, *, target: int | None = None, progress: 
     computed = {node for layer in layers if layer.is_product and layer.precision == "int8" for node in layer.onnx_nodes}
     int8 = tuple(node for node in quantised if node in computed)
     return BuiltPlan(plan, time.monotonic() - start, layers, quantised, int8)
+
+
+def _fix_batch(builder: Any, network: Any, config: Any) -> None:
+    """One picture at a time, where the graph leaves the number open."""
+    for entry in (network.get_input(index) for index in range(network.num_inputs)):
+        shape = tuple(entry.shape)
+        if -1 in shape:
+            profile = builder.create_optimization_profile()
+            profile.set_shape(entry.name, *[(1, *shape[1:])] * 3)
+            config.add_optimization_profile(profile)
 
 
 def _logger(rtx: ModuleType) -> Any:

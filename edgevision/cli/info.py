@@ -65,9 +65,10 @@ def _bundle(path: Path) -> tuple[dict[str, Any], str]:
     rows = []
     for name, info in manifest.files.items():
         graph = manifest.graphs.get(name)
+        batch = ("any" if graph.dynamic_batch else "1") if graph else ""
         counts = (graph.precision, graph.layers_int8, graph.layers_float) if graph else ("", "", "")
-        rows.append([name, *counts, info.bytes, info.sha256[:16]])
-    lines += ["", table(["file", "precision", "int8 layers", "float layers", "bytes", "sha256"], rows)]
+        rows.append([name, *counts, batch, info.bytes, info.sha256[:16]])
+    lines += ["", table(["file", "precision", "int8 layers", "float layers", "batch", "bytes", "sha256"], rows)]
     lines += _from_report(report)
     return data, "\n".join(lines)
 
@@ -79,6 +80,8 @@ def _from_report(report: Mapping[str, Any]) -> list[str]:
     if verified:
         lines += ["", f"against float, on {steps['verify'].get('pictures')}:"]
         lines += [f"  {name}: {_pairs(facts)}" for name, facts in verified.items()]
+    bound = [(name, why) for name, why in steps.get("batch", {}).items() if str(why).startswith("one picture: ")]
+    lines += [f"batch       {name} takes {why}" for name, why in bound]
     if report.get("accuracy"):
         lines.append(f"accuracy    {_pairs(report['accuracy'])}")
     floats = [entry for entry in steps.get("emit", {}).get("tensorrt", []) if not entry["int8"]]

@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 import edgevision
+from edgevision import cli
 from edgevision.bundle import Bundle
 from edgevision.calibration import CalibrationImages
 from edgevision.errors import CalibrationError, DatasetError, EdgeVisionError, ModelError, UsageError
@@ -82,6 +83,7 @@ def test_a_bundle_holds_what_its_precision_promises(
     assert manifest.cpu_graph_reason
     assert manifest.precision == report.precision == precision
     assert manifest.source_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert {name for name, info in manifest.graphs.items() if info.dynamic_batch} == set(graphs) - {"cpu.onnx"}
     for name in graphs:
         onnx.checker.check_model(onnx.load_model_from_string(bundle.read(name)), full_check=True)
     assert ("ranges.json" in manifest.files) == (precision == "int8")
@@ -96,6 +98,30 @@ def test_a_bundle_holds_what_its_precision_promises(
         assert result.class_map.shape == picture.shape[:2]
     else:
         assert result.xyxy.shape[1] == 4
+
+
+def test_a_network_for_one_picture_alone_is_exported_as_such_and_says_why(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    b = Builder()
+    x = backbone(b)
+    x = b.op("Gather", x, b.constant(np.array([0, 0])), axis=0)
+    x = b.op("ReduceMean", x, b.constant(np.array([0])), keepdims=1)
+    x = b.op("Resize", b.conv(x, 16, 4), "", b.constant(np.array([1, 1, 8, 8], np.float32)), mode="linear")
+    b.op("Identity", x, out="logits")
+    source, output = tmp_path / "alone.onnx", tmp_path / "alone.edge"
+    source.write_bytes(b.model({"image": [1, 3, 64, 64]}, ["logits"], opset=18).SerializeToString())
+    config = ExportConfig(calibration_images=pictures, mean=(0,) * 3, std=(255,) * 3, family="semantic", quiet=True)
+    report = export_model(source, output, config)
+    facts = next(step.facts for step in report.steps if step.name == "batch")
+    assert set(facts) == {"model.onnx", "tensorrt.onnx", "tensorrt_fp16.onnx"}
+    assert all(why.startswith("one picture: node 'node_t6' (Gather) gives [2, 16, 8, 8]") for why in facts.values())
+    assert not any(info.dynamic_batch for info in Bundle(output).manifest.graphs.values())
+    with edgevision.load(output) as model:
+        assert model(cv2.imread(str(pictures / "0.png"))).class_map.shape == (72, 80)
+    assert cli.main(["info", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "tensorrt.onnx takes one picture: node 'node_t6' (Gather)" in shown
 
 
 def test_int8_quantises_and_reports_every_layer_with_a_reason(detector: Path, tmp_path: Path, pictures: Path) -> None:

@@ -167,11 +167,22 @@ def test_bytes_that_are_no_graph_are_refused(graph: bytes) -> None:
 
 
 def test_a_graph_with_an_open_input_is_refused() -> None:
+    graph = model_bytes([helper.make_node("Relu", ["x"], ["y"])], [value("x", ["rows", 3])], [value("y", ["rows", 3])])
+    with pytest.raises(SessionError, match=r"open shape \['rows', 3\]"):
+        open_session(graph)
+
+
+@pytest.mark.parametrize("optimise", [False, True])
+def test_an_open_batch_becomes_the_number_of_pictures_asked_for(optimise: bool) -> None:
     graph = model_bytes(
         [helper.make_node("Relu", ["x"], ["y"])], [value("x", ["batch", 3])], [value("y", ["batch", 3])]
     )
-    with pytest.raises(SessionError, match=r"open shape \['batch', 3\]"):
-        open_session(graph)
+    assert open_session(graph, optimise=optimise).inputs == (TensorSpec("x", (1, 3), "float32"),)
+    session = open_session(graph, optimise=optimise, batch=2)
+    x = np.array([[-1, 0, 1], [2, -2, 3]], np.float32)
+    np.testing.assert_array_equal(session.run({"x": x})["y"], np.maximum(x, 0))
+    with pytest.raises(SessionError, match=r"takes a C-contiguous \(2, 3\)"):
+        session.run({"x": x[:1]})
 
 
 def test_a_tensor_that_numpy_cannot_hold_is_refused() -> None:

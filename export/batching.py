@@ -1,0 +1,238 @@
+"""Several pictures at once: the batch of an emitted graph becomes a free dimension, where the graph allows it.
+
+A network exported for one picture carries that one in shapes that it states (Reshape, Resize) and in operators that
+work across pictures. Every node is asked, by ONNX's own shape rules, what it would give for a number of pictures that
+occurs nowhere else: exactly one axis of its result must grow by that number. Stated shapes are rewritten on the way.
+What the shapes cannot show (a softmax across pictures) shows in numbers: two pictures at once must give what each
+gives alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TypeProto, helper, numpy_helper
+
+from edgevision.backends.onnxruntime import BATCH, open_session
+from edgevision.calibration import CalibrationImages
+from edgevision.errors import SessionError
+from edgevision.export.emission import Emitted
+from edgevision.export.graph import Graph
+from edgevision.export.verification import input_tensors
+from edgevision.manifest import Preprocess
+
+_PROBE = 7919
+"""Pictures to ask for: a prime that no other dimension is a multiple of."""
+_NOISE = 1e-3
+"""Of an output's largest magnitude: what another order of additions, and a rounding that it tips, may change."""
+_TIPPED = 1e-3
+"""Share of a class map that this may tip to another class."""
+
+
+def free_batches(emitted: Emitted, preprocess: Preprocess, images: CalibrationImages | None) -> dict[str, str]:
+    """Let the graphs take any number of pictures at once where that provably changes nothing. The CPU's INT8 graph
+    stays at one picture: a CPU gains nothing from more.
+
+    Returns:
+        Per graph `any number of pictures`, or what keeps it at one.
+    """
+    tensor = input_tensors(preprocess, images)[0]
+    facts = {}
+    for name in [name for name in emitted.graphs if name != "cpu.onnx"]:
+        graph = Graph(onnx.load_model_from_string(emitted.graphs[name]))
+        obstacle = free_batch(graph) or prove_batch(emitted.graphs[name], graph.serialize(), tensor)
+        facts[name] = f"one picture: {obstacle}" if obstacle else "any number of pictures"
+        if not obstacle:
+            emitted.graphs[name] = graph.serialize()
+            emitted.infos[name] = dataclasses.replace(emitted.infos[name], dynamic_batch=True)
+    return facts
+
+
+def free_batch(graph: Graph) -> str:
+    """Give the input, and with it every output, a free first dimension.
+
+    Args:
+        graph: of one picture, shapes known; changed in place, and of no use where an obstacle is returned.
+
+    Returns:
+        What prevents it, naming the node; empty where nothing does.
+    """
+    return _Batching(graph).run()
+
+
+class _Batching:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        # Tensors that depend on the picture, with their shapes for _PROBE pictures.
+        self.types: dict[str, TypeProto] = {}
+        self.axes: dict[str, int] = {}
+
+    def run(self) -> str:
+        graph = self.graph
+        for entry in graph.proto.input:
+            shape = graph.shape(entry.name)
+            if not shape or shape[0] != 1:
+                return f"input {entry.name!r} has no first dimension of 1"
+            self._keep(entry.name, (_PROBE, *shape[1:]), 0)
+        for node in graph.nodes:
+            if any(name in self.axes for name in node.input):
+                obstacle = self._visit(node)
+                if obstacle:
+                    return f"node {node.name!r} ({node.op_type}) {obstacle}"
+        for name in graph.outputs:
+            shape = graph.shape(name) or ()
+            if self.axes.get(name) != 0 or shape[:1] != (1,):
+                return f"output {name!r} {list(shape)} has no first dimension that counts pictures"
+        for entry in (*graph.proto.input, *graph.proto.output):
+            rest = (graph.shape(entry.name) or ())[1:]
+            kind = graph.dtype(entry.name)
+            entry.CopyFrom(helper.make_tensor_value_info(entry.name, kind, [BATCH, *rest]))
+        graph.infer_shapes()
+        return ""
+
+    def _keep(self, name: str, shape: tuple[int, ...], axis: int) -> None:
+        self.types[name] = helper.make_tensor_type_proto(self.graph.dtype(name) or 0, shape)
+        self.axes[name] = axis
+
+    def _visit(self, node: onnx.NodeProto) -> str:
+        """Rewrite a node's stated shape, and note which axis of its results counts pictures."""
+        if node.op_type == "Reshape":
+            return self._reshape(node)
+        if node.op_type == "Resize":
+            self._resize(node)
+        try:
+            made = self._shapes(node)
+        except onnx.shape_inference.InferenceError as error:
+            return f"fits one picture only: {' '.join(str(error).split())[:200]}"
+        for name in filter(None, node.output):
+            before, after = self.graph.shape(name), made.get(name, ())
+            axis = _grown(before, after)
+            if before is None or axis is None:
+                return f"gives {list(before or ())} for one picture and {list(after)} for {_PROBE}"
+            self._keep(name, after, axis)
+        return ""
+
+    def _shapes(self, node: onnx.NodeProto) -> dict[str, tuple[int, ...]]:
+        constants = self.graph.constants
+        values = {name: numpy_helper.from_array(constants[name], name) for name in node.input if name in constants}
+        types = {
+            name: self.types.get(name)
+            or helper.make_tensor_type_proto(self.graph.dtype(name) or 0, self.graph.shape(name))
+            for name in filter(None, node.input)
+        }
+        schema = onnx.defs.get_schema(node.op_type, self.graph.opset)
+        inferred = onnx.shape_inference.infer_node_outputs(
+            schema, node, types, values, opset_imports=list(self.graph.model.opset_import)
+        )
+        return {name: tuple(dim.dim_value for dim in kind.tensor_type.shape.dim) for name, kind in inferred.items()}
+
+    def _reshape(self, node: onnx.NodeProto) -> str:
+        """State every side but the one that counts pictures: it begins where the old one began in memory."""
+        source, result = node.input[0], node.output[0]
+        before, after = self.graph.shape(source), self.graph.shape(result)
+        if source not in self.axes or before is None or after is None:
+            return "takes its shape from the picture"
+        axis = self.axes[source]
+        outside = math.prod(before[:axis])
+        places = [place for place in range(len(after)) if math.prod(after[:place]) == outside]
+        if not places:
+            return f"joins pictures: {list(before)}, counted on axis {axis}, becomes {list(after)}"
+        place = axis if axis in places and after[axis] == before[axis] else places[0]
+        same = place == axis and after[place] == before[axis]
+        stated = np.array([*after[:place], 0 if same else -1, *after[place + 1 :]], np.int64)
+        node.input[1] = self.graph.add_constant(f"{result}/shape", stated)
+        for index, entry in enumerate(node.attribute):
+            if entry.name == "allowzero":
+                del node.attribute[index]
+                break
+        self._keep(result, (*after[:place], after[place] * _PROBE, *after[place + 1 :]), place)
+        return ""
+
+    def _resize(self, node: onnx.NodeProto) -> None:
+        """Factors instead of sizes, which would state the number of pictures."""
+        before, after = self.graph.shape(node.input[0]), self.graph.shape(node.output[0])
+        if len(node.input) < 4 or not node.input[3] or before is None or after is None:
+            return
+        scales = [_scale(small, large) for small, large in zip(before, after, strict=True)]
+        name = self.graph.add_constant(f"{node.output[0]}/scales", np.array(scales, np.float32))
+        node.input[:] = [*node.input[:2], name]
+
+
+def _grown(before: tuple[int, ...] | None, after: tuple[int, ...]) -> int | None:
+    """The one axis that grew _PROBE-fold; None where not exactly one did, or another changed."""
+    if before is None or len(before) != len(after):
+        return None
+    grown = [axis for axis, (one, many) in enumerate(zip(before, after, strict=True)) if one != many]
+    return grown[0] if len(grown) == 1 and after[grown[0]] == _PROBE * before[grown[0]] else None
+
+
+def _scale(before: int, after: int) -> float:
+    """The least factor, at or above the exact one, by which Resize makes `after` of `before`."""
+    scale = float(np.float32(after / before))
+    return scale if math.floor(scale * before) == after else float(np.nextafter(np.float32(scale), np.float32(2e4)))
+
+
+def prove_batch(single: bytes, batched: bytes, tensor: NDArray[Any]) -> str:
+    """Run a picture and its mirror image together and one by one.
+
+    Args:
+        single: the graph for one picture.
+        batched: the graph with a free batch.
+        tensor: network input of one picture.
+
+    Returns:
+        What differs by more than another order of additions would, and which node begins it; empty where nothing does.
+    """
+    pair = np.concatenate([tensor, np.flip(tensor)])
+    try:
+        difference = _difference(single, batched, pair)
+        if difference is None:
+            return ""
+        probes = [Graph(onnx.load_model_from_string(graph)) for graph in (single, batched)]
+        for probe in probes:
+            _show_everything(probe)
+        begins = _difference(probes[0].serialize(), probes[1].serialize(), pair) or difference
+        node = probes[0].producer[begins[0]]
+        return f"node {node.name!r} ({node.op_type}) mixes pictures: {difference[1]}"
+    except SessionError as error:
+        return str(error)
+
+
+def _difference(single: bytes, batched: bytes, pair: NDArray[Any]) -> tuple[str, str] | None:
+    """The first output that depends on how the pictures come, and in what way."""
+    alone = [_run(single, pair[index : index + 1]) for index in range(2)]
+    for name, both in _run(batched, pair).items():
+        first, second = (outputs[name] for outputs in alone)
+        axis = _grown_axis(first.shape, both.shape)
+        expected = first if axis is None else np.concatenate([first, second], axis)
+        if both.shape != expected.shape:
+            return name, f"{name!r} is {list(first.shape)} for one picture and {list(both.shape)} for two"
+        largest = float(np.abs(expected.astype(np.float64)).max(initial=1.0))
+        off = float(np.mean(np.abs(both.astype(np.float64) - expected) > _NOISE * largest))
+        if off > (0.0 if both.dtype.kind == "f" else _TIPPED):
+            return name, f"{off:.1%} of {name!r} differ between two pictures at once and one by one"
+    return None
+
+
+def _grown_axis(one: tuple[int, ...], many: tuple[int, ...]) -> int | None:
+    return next((axis for axis, sides in enumerate(zip(one, many, strict=False)) if sides[0] != sides[1]), None)
+
+
+def _show_everything(graph: Graph) -> None:
+    """Make every tensor an output, in the order of the nodes."""
+    declared = {entry.name: entry for entry in graph.proto.output}
+    made = [name for node in graph.nodes for name in node.output if name and name not in graph.constants]
+    outputs = [declared.get(name) or helper.make_tensor_value_info(name, graph.dtype(name) or 0, None) for name in made]
+    del graph.proto.output[:]
+    graph.proto.output.extend(outputs)
+
+
+def _run(graph: bytes, tensor: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+    session = open_session(graph, exact=True, batch=len(tensor))
+    return {name: value.copy() for name, value in session.run({session.inputs[0].name: tensor}).items()}
