@@ -1,21 +1,24 @@
-"""Semantic segmentation: one map of class scores, or of classes, over the picture.
+"""Semantic segmentation: one map of class scores, or of classes, over the picture; or several, one above the other.
 
 The normal form is a class map wherever the scores lie at input size or the graph itself brings them there: argmax
-commutes with nothing, so a map that is still to be enlarged leaves as `logits`.
+commutes with nothing, so a map that is still to be enlarged leaves as `logits`. A mask of one channel is two classes,
+told apart at probability one half.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 
 from edgevision.errors import ModelError
 from edgevision.export.decode import Decode
-from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel
+from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel, choice
 from edgevision.export.output_structure import class_activation
 
+_LEFT = "left to the runtime: the scores are to be enlarged first"
 _LARGEST_STRIDE = 16
 _INTEGERS = {onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
 _CANDIDATES = (
@@ -28,74 +31,143 @@ class SemanticHead:
     """Logits [1,C,h,w] or [1,h,w,C], or a class map [1,h,w] of integers."""
 
     name = "semantic"
-    about = "semantic segmentation: class scores [1,C,h,w] or [1,h,w,C], or an integer class map [1,h,w]"
+    about = "semantic segmentation: class scores [1,C,h,w] or [1,h,w,C], masks, or an integer class map [1,h,w]"
     options: Mapping[str, str] = {
-        "output": "name of the output to use where the graph has several maps",
+        "output": "name of the output to use where the graph has several maps; A+B lays masks one above the other",
+        "mask": "sigmoid or logits: what a single channel holds, a probability or a number to be compared with 0",
+        "upsample": "half-pixel (the default) or align-corners: how scores smaller than the input are enlarged",
     }
 
     def recognise(self, model: SourceModel) -> Match | Refusal:
         """See heads.base.Head."""
-        graph = model.graph
-        outputs = graph.outputs
+        outputs = model.graph.outputs
         stated = model.config.head.get("output")
-        if stated is not None:
-            if stated not in outputs:
-                return Refusal(f"there is no output {stated!r}; the outputs are {', '.join(outputs)}")
-            outputs = [stated]
-        maps = {name: found for name in outputs if isinstance(found := _as_map(model, name), Match)}
-        if len(maps) > 1:
-            return Refusal(f"outputs {', '.join(maps)} all look like maps", "--head output=NAME chooses one of them")
-        if not maps:
-            first = _as_map(model, outputs[0])
-            assert isinstance(first, Refusal)
-            return first
-        if len(outputs) > 1 and not model.chosen:
+        wanted = stated.split("+") if stated is not None else outputs
+        unknown = [name for name in wanted if name not in outputs]
+        if unknown:
+            return Refusal(f"there is no output {unknown[0]!r}; the outputs are {', '.join(outputs)}")
+        answers = {name: _as_map(model, name) for name in wanted}
+        maps = {name: answer.found for name, answer in answers.items() if isinstance(answer, Match)}
+        if len(maps) < (len(wanted) if stated is not None else 1):
+            return next(answer for answer in answers.values() if isinstance(answer, Refusal))
+        if stated is None and len(maps) > 1:
+            both = "+".join(maps)
+            return Refusal(
+                f"outputs {', '.join(maps)} all look like maps",
+                f"--head output=NAME chooses one of them, --head output={both} lays masks above each other",
+            )
+        if stated is None and len(outputs) > 1 and not model.chosen:
             return Refusal(
                 f"output {next(iter(maps))!r} looks like a map, but there are {len(outputs)} outputs: "
                 f"{', '.join(outputs)}",
                 "--head output=NAME drops the others",
             )
-        return next(iter(maps.values()))
+        if len(maps) > 1 and any(found["axis"] is None or found["classes"] > 2 for found in maps.values()):
+            return Refusal(f"only masks of one or two channels can lie above each other, got {', '.join(maps)}")
+        reasons = [answer.reason for answer in answers.values() if isinstance(answer, Match)]
+        return Match("; ".join(reasons), {"maps": maps})
 
     def normalise(self, model: SourceModel, match: Match) -> NormalForm:
         """See heads.base.Head."""
-        found = match.found
+        maps: Mapping[str, Mapping[str, Any]] = match.found["maps"]
         decode = Decode(model.graph)
-        output, axis = str(found["output"]), found["axis"]
-        facts: dict[str, object] = {"output": output}
-        if axis is None:
-            classes = len(model.labels) if model.labels else 0
-            if not classes:
-                raise ModelError(
-                    f"output {output!r} is a class map; the file does not say how many classes there are: give --labels"
-                )
-            tensor = output
-            if found["extra"] is not None:
-                where = decode.constant("class_map/axis", np.array([found["extra"]]))
-                tensor = decode.op("Squeeze", tensor, where, stem="class_map/squeezed")
-            outputs = {"class_map": self._as_class_type(decode, tensor, classes)}
-            facts["argmax"] = "in the graph as it came"
+        facts: dict[str, object] = {"output": "+".join(maps)}
+        labels: tuple[str, ...] = ()
+        if len(maps) > 1:
+            classes, outputs = len(maps) + 1, {"class_map": self._layers(model, decode, maps)}
+            labels = ("background", *maps)
+            facts["argmax"] = "appended: one class per mask, the last on top"
         else:
-            classes = found["classes"]
-            if found["full_size"]:
-                best = decode.op("ArgMax", output, stem="class_map/argmax", axis=axis, keepdims=0)
-                outputs = {"class_map": self._as_class_type(decode, best, classes)}
-                facts["argmax"] = "appended: the scores have the input's size"
+            output, found = next(iter(maps.items()))
+            if found["axis"] is None:
+                classes, outputs = self._map_as_it_came(model, decode, output, found["extra"])
+                facts["argmax"] = "in the graph as it came"
             else:
-                tensor = output
-                if axis == 3:
-                    tensor = decode.op("Transpose", output, stem="logits/nchw", perm=[0, 3, 1, 2])
-                outputs = {"logits": (tensor, onnx.TensorProto.FLOAT)}
-                facts["argmax"] = "left to the runtime: the scores are to be enlarged first"
+                classes = max(found["classes"], 2)
+                labels = ("background", "foreground") if found["classes"] == 1 else ()
+                scores, facts["argmax"] = self._scores(model, decode, output, found)
+                outputs = {"logits": (scores, onnx.TensorProto.FLOAT)}
+                if facts["argmax"] != _LEFT:
+                    best = decode.op("ArgMax", scores, stem="class_map/argmax", axis=found["axis"], keepdims=0)
+                    outputs = {"class_map": _as_class_type(decode, best, classes)}
         decode.finish(outputs)
-        return NormalForm(
-            "semantic", classes, PreprocessDefaults("semantic segmentation", candidates=_CANDIDATES), None, facts
-        )
+        preprocess = PreprocessDefaults("semantic segmentation", candidates=_CANDIDATES)
+        return NormalForm("semantic", classes, preprocess, None, facts, labels)
 
-    @staticmethod
-    def _as_class_type(decode: Decode, tensor: str, classes: int) -> tuple[str, int]:
-        kind = int(onnx.TensorProto.UINT8 if classes <= 255 else onnx.TensorProto.INT32)
-        return decode.op("Cast", tensor, stem="class_map/cast", to=kind), kind
+    def _map_as_it_came(
+        self, model: SourceModel, decode: Decode, output: str, extra: int | None
+    ) -> tuple[int, dict[str, tuple[str, int]]]:
+        if not model.labels:
+            raise ModelError(
+                f"output {output!r} is a class map; the file does not say how many classes there are: give --labels"
+            )
+        tensor = output
+        if extra is not None:
+            where = decode.constant("class_map/axis", np.array([extra]))
+            tensor = decode.op("Squeeze", tensor, where, stem="class_map/squeezed")
+        return len(model.labels), {"class_map": _as_class_type(decode, tensor, len(model.labels))}
+
+    def _scores(self, model: SourceModel, decode: Decode, output: str, found: Mapping[str, Any]) -> tuple[str, str]:
+        """Scores of two classes or more, at input size in either layout or else smaller as [1,C,h,w]; and who takes the
+        argmax."""
+        scores, axis = output, found["axis"]
+        if found["classes"] == 1:
+            scores = decode.op("Concat", *self._sides(model, decode, output), stem="mask/classes", axis=axis)
+        if found["full_size"]:
+            return scores, "appended: the scores have the input's size"
+        upsample = choice(model, self, "upsample", ("half-pixel", "align-corners"))
+        if axis == 3:
+            scores = decode.op("Transpose", scores, stem="logits/nchw", perm=[0, 3, 1, 2])
+        if upsample is None or upsample[0] == "half-pixel":
+            return scores, _LEFT
+        width, height = model.image.wh
+        size = decode.constant("logits/size", np.array([1, max(found["classes"], 2), height, width]))
+        enlarged = decode.op(
+            "Resize",
+            scores,
+            "",
+            "",
+            size,
+            stem="logits/enlarged",
+            mode="linear",
+            coordinate_transformation_mode="align_corners",
+        )
+        return enlarged, f"appended, behind an enlargement that aligns corners ({upsample[1]})"
+
+    def _sides(self, model: SourceModel, decode: Decode, output: str) -> tuple[str, str]:
+        """What speaks against and for a mask of one channel."""
+        if self._mask(model, output) == "logits":
+            zero = decode.constant("mask/zero", np.array(0.0, np.float32))
+            return decode.op("Mul", output, zero, stem="mask/against"), output
+        one = decode.constant("mask/one", np.array(1.0, np.float32))
+        return decode.op("Sub", one, output, stem="mask/against"), output
+
+    def _mask(self, model: SourceModel, output: str) -> str:
+        stated = choice(model, self, "mask", ("sigmoid", "logits"))
+        return stated[0] if stated else "sigmoid"
+
+    def _layers(self, model: SourceModel, decode: Decode, maps: Mapping[str, Mapping[str, Any]]) -> tuple[str, int]:
+        """One class map of masks: 0 where none is set, else the number of the last one set, from 1."""
+        layers = []
+        for number, (output, found) in enumerate(maps.items(), start=1):
+            if not found["full_size"]:
+                raise ModelError(
+                    f"mask {output!r} is smaller than the input; only masks of its size can be laid together"
+                )
+            scores, axis = output, found["axis"]
+            if found["classes"] == 1:
+                scores = decode.op("Concat", *self._sides(model, decode, output), stem="mask/classes", axis=axis)
+            best = decode.op("ArgMax", scores, stem="layers/argmax", axis=axis, keepdims=0)
+            chosen = decode.op("Cast", best, stem="layers/chosen", to=onnx.TensorProto.FLOAT)
+            place = decode.constant("layers/number", np.array(number, np.float32))
+            layers.append(decode.op("Mul", chosen, place, stem="layers/layer"))
+        top = decode.op("Max", *layers, stem="layers/top")
+        return _as_class_type(decode, top, len(maps) + 1)
+
+
+def _as_class_type(decode: Decode, tensor: str, classes: int) -> tuple[str, int]:
+    kind = int(onnx.TensorProto.UINT8 if classes <= 255 else onnx.TensorProto.INT32)
+    return decode.op("Cast", tensor, stem="class_map/cast", to=kind), kind
 
 
 def _as_map(model: SourceModel, name: str) -> Match | Refusal:
@@ -106,9 +178,7 @@ def _as_map(model: SourceModel, name: str) -> Match | Refusal:
         extra = 1 if len(shape) == 4 and shape[1] == 1 else 3 if len(shape) == 4 and shape[3] == 1 else None
         hw = tuple(side for axis, side in enumerate(shape) if axis not in (0, extra))
         if len(hw) == 2 and _stride(model, hw) == 1:
-            return Match(
-                f"output {name!r} {list(shape)} is a class map", {"output": name, "axis": None, "extra": extra}
-            )
+            return Match(f"output {name!r} {list(shape)} is a class map", {"axis": None, "extra": extra})
         return Refusal(f"output {name!r} {list(shape)} holds integers, but is no map of the input's size")
     if kind != onnx.TensorProto.FLOAT or len(shape) != 4:
         return Refusal(f"expected a map [1,C,h,w] of class scores, got {name} {list(shape)}")
@@ -121,22 +191,26 @@ def _as_map(model: SourceModel, name: str) -> Match | Refusal:
         )
     axis, stride = next(iter(fitting.items()))
     classes = shape[axis]
-    if classes < 2:
-        return Refusal(f"output {name!r} {list(shape)} has one channel: a mask, depth or saliency, not class scores")
+    activation = class_activation(model.graph, name)
+    if classes == 1 and activation != "Sigmoid" and "mask" not in model.config.head:
+        return Refusal(
+            f"output {name!r} {list(shape)} has one channel that no Sigmoid ends: a mask, depth or saliency",
+            "--head mask=logits if it is a mask",
+        )
     if stride > 8 and not model.chosen and len(model.labels or ()) != classes:
         return Refusal(
             f"output {name!r} {list(shape)}: {classes} channels at stride {stride} may as well be a detector's map",
             f"--labels with {classes} names, or --family semantic",
         )
-    if class_activation(model.graph, name) == "Sigmoid" and not model.chosen:
+    if classes > 1 and activation == "Sigmoid" and not model.chosen:
         return Refusal(
             f"output {name!r} {list(shape)} ends in a Sigmoid: channels that do not exclude each other (several masks, "
             "heat maps)",
             "--family semantic takes the strongest channel",
         )
     return Match(
-        f"output {name!r} {list(shape)}: {classes} class scores at stride {stride}",
-        {"output": name, "axis": axis, "classes": classes, "full_size": stride == 1},
+        f"output {name!r} {list(shape)}: {f'{classes} class scores' if classes > 1 else 'a mask'} at stride {stride}",
+        {"axis": axis, "classes": classes, "full_size": stride == 1},
     )
 
 

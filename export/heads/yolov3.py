@@ -69,6 +69,8 @@ class Yolov3Head:
             columns.add(wide // _PER_MAP)
         if len(maps) != len(graph.outputs) or len(columns) != 1 or not set(maps) <= {4, 8, 16, 32, 64}:
             return Refusal(f"expected one map per stride with the same channels, got strides {sorted(maps)}")
+        if len(maps) == 1 and not model.chosen:
+            return Refusal("a single map may as well hold class scores", "--family yolov3 if it holds boxes")
         if any(class_activation(graph, name) for name in maps.values()):
             return Refusal("the maps have passed an activation; raw ones are expected")
         outputs = [maps[stride] for stride in sorted(maps)]

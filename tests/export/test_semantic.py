@@ -140,3 +140,60 @@ def test_the_real_deeplab_gives_its_own_argmax(shared: Path) -> None:
     expected = run(path.read_bytes(), image)["logits"].argmax(axis=1)
     assert (got == expected).mean() > 0.9999
     assert prepared.labels[15] == "person"
+
+
+def mask_model(activation: str, *, full_size: bool, nhwc: bool = False) -> bytes:
+    b = Builder(6)
+    x = b.conv(backbone(b), 16, 1, kernel=1, gain=8)
+    if full_size:
+        x = b.op("Resize", x, "", b.constant(np.array([1, 1, 8, 8], np.float32)), mode="linear")
+    if activation:
+        x = b.op(activation, x)
+    if nhwc:
+        x = b.op("Transpose", x, perm=[0, 2, 3, 1])
+    b.op("Identity", x, out="mask")
+    return b.model({"image": [1, 3, 64, 64]}, ["mask"]).SerializeToString()
+
+
+@pytest.mark.parametrize("nhwc", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize(("activation", "head", "limit"), [("Sigmoid", {}, 0.5), ("", {"mask": "logits"}, 0.0)])
+def test_a_mask_of_one_channel_is_two_classes(activation: str, head: dict[str, str], limit: float, nhwc: bool) -> None:
+    data = mask_model(activation, full_size=True, nhwc=nhwc)
+    prepared = prepare(data, ExportConfig(precision="fp32", head=head, **PIXELS))
+    image = np.random.default_rng(1).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    raw = run(data, image)["mask"].reshape(1, 64, 64)
+    assert (prepared.classes, prepared.labels) == (2, ("background", "foreground"))
+    np.testing.assert_array_equal(run(prepared.graph.serialize(), image)["class_map"], raw > limit)
+    assert 0.05 < (raw > limit).mean() < 0.95, "the case must not be degenerate"
+
+
+def test_a_small_mask_is_enlarged_before_it_is_compared() -> None:
+    data = mask_model("Sigmoid", full_size=False)
+    image = np.random.default_rng(2).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    got = run(prepare(data, FP32).graph.serialize(), image)["logits"]
+    raw = run(data, image)["mask"]
+    np.testing.assert_allclose(got, np.concatenate([1 - raw, raw], axis=1), atol=1e-6)
+
+
+def test_masks_lie_one_above_the_other() -> None:
+    config = ExportConfig(precision="fp32", head={"output": "road+lane"}, **PIXELS)
+    prepared = prepare(two_maps(), config)
+    image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    raw = run(two_maps(), image)
+    road, lane = (raw[name].argmax(axis=1) for name in ("road", "lane"))
+    assert prepared.labels == ("background", "road", "lane")
+    np.testing.assert_array_equal(
+        run(prepared.graph.serialize(), image)["class_map"], np.where(lane == 1, 2, np.where(road == 1, 1, 0))
+    )
+
+
+def test_scores_can_be_enlarged_with_aligned_corners() -> None:
+    model = semantic_model(upsample=False)
+    config = ExportConfig(precision="fp32", head={"upsample": "align-corners"}, **PIXELS)
+    image = picture_tensor(model)
+    got = run(prepare(model.SerializeToString(), config).graph.serialize(), image)["class_map"]
+    scores = run(model, image)["logits"][0].astype(float)
+    at = np.linspace(0, 7, 64)  # aligned corners: the first and last samples lie on the first and last scores
+    wide = np.stack([[np.interp(at, np.arange(8), row) for row in plane] for plane in scores])
+    tall = np.stack([[np.interp(at, np.arange(8), column) for column in plane.T] for plane in wide])
+    assert (got[0] == tall.transpose(0, 2, 1).argmax(axis=0)).mean() > 0.999
