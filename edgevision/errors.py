@@ -11,8 +11,10 @@
     ├── DatasetError            ground truth cannot be read or does not fit the model
     ├── SourceError             a camera or file cannot be opened or read
     ├── SinkError               an output cannot be opened or written
-    └── SessionError            inference failed
-        └── PlanError           a plan does not fit this machine
+    ├── SessionError            inference failed
+    │   └── PlanError           a plan does not fit this machine
+    └── DeviceError             a GPU, its driver or the compiler for it is missing or fails
+        └── CaptureError        the driver does not capture this work as a CUDA graph
 
 Messages say what was given, what was expected and what to do next. The command line prints them
 without a traceback and exits with 2.
@@ -42,7 +44,15 @@ class UnknownFamilyError(ModelError):
 
 
 class BuildError(ModelError):
-    """A backend refused the graph or failed to build an engine from it."""
+    """A backend refused the graph or failed to build an engine from it.
+
+    Attributes:
+        reasons: each node that was refused, with operator and reason; the message names the first few.
+    """
+
+    def __init__(self, message: str, reasons: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.reasons = reasons
 
 
 class BundleError(EdgeVisionError):
@@ -71,3 +81,11 @@ class SessionError(EdgeVisionError):
 
 class PlanError(SessionError):
     """A plan is damaged, or was built for another GPU or TensorRT."""
+
+
+class DeviceError(EdgeVisionError):
+    """A GPU, its driver or the compiler for it is missing, refuses or fails."""
+
+
+class CaptureError(DeviceError):
+    """The driver does not capture this work as a CUDA graph; it runs all the same without one."""

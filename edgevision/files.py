@@ -41,3 +41,8 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
 def sha256(data: bytes | memoryview) -> str:
     """Hex digest of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+def user_cache(kind: str) -> Path:
+    """This user's cache folder for one kind of file; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgevision" / kind

@@ -1,0 +1,481 @@
+// CUDA on a CPU: with this header in front, g++ compiles a kernel's unchanged source, and every thread of a block is a
+// fiber. It is made to find mistakes that one GPU may forgive:
+//
+// - blocks run one after another in shuffled order, threads start and resume in shuffled order, and a thread may be
+//   put aside at any atomic operation; `cuemu_seed` chooses the shuffle (0: natural order, no pauses);
+// - shared memory is poisoned at the start of every block;
+// - __syncthreads that not every thread reaches, or not at the same line, fails the launch with a message, as do warp
+//   functions that not every living lane of their mask reaches, and reads of lanes that do not take part.
+//
+// Limits: shared memory is static; races that no shuffle of whole stretches between barriers and atomics shows stay
+// hidden; instructions round as IEEE says (on a GPU too where it is compiled with --fmad=false), but expf and its kin
+// are the C library's.
+#pragma once
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "abi.h"
+
+// Bounds of the section that every __shared__ variable lies in; the linker defines them where it exists.
+extern "C" __attribute__((weak, visibility("hidden"))) unsigned char __start_cuemu_shared[], __stop_cuemu_shared[];
+
+namespace cuemu {
+
+constexpr unsigned WARP = 32, STACK_BYTES = 256 * 1024;
+
+enum class State { unstarted, running, ready, at_barrier, in_warp, exited };
+
+struct Fiber {
+    ucontext_t first;  // where a fresh fiber begins; afterwards `resume` holds its place
+    jmp_buf resume;
+    bool fresh = true;
+    std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
+    CuemuDim3 index{};
+    unsigned thread = 0;
+    uint64_t given = 0, lanes[WARP];  // a warp function's argument, and those of all lanes
+    unsigned mask = 0, present = 0;   // lanes that should take part, and those that do
+};
+
+struct Thread {
+    State state;
+    Fiber* fiber;
+    int line;  // where it waits
+};
+
+static Fiber* current;
+static CuemuDim3 block_index, block_size, grid_size;
+static jmp_buf scheduler;
+static std::vector<std::unique_ptr<Fiber>> fibers;
+static std::vector<Fiber*> idle;
+static std::vector<Thread> threads;
+static std::vector<unsigned> order, ready;
+static unsigned started;
+static void (*run_kernel)(void** parameters);
+static void** kernel_parameters;
+static uint64_t seed = 1, random_state;
+static std::string failure;
+
+static inline uint64_t random_bits() {  // splitmix64
+    uint64_t z = random_state += 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+static inline void shuffle(std::vector<unsigned>& items, unsigned count) {
+    items.resize(count);
+    for (unsigned i = 0; i < count; i++) items[i] = i;
+    for (unsigned i = count; seed && i > 1; i--) std::swap(items[i - 1], items[random_bits() % i]);
+}
+
+static inline CuemuDim3 unravel(uint64_t i, CuemuDim3 size) {
+    return {unsigned(i % size.x), unsigned(i / size.x % size.y), unsigned(i / size.x / size.y)};
+}
+
+static inline void fail(const std::string& what) {
+    char where[96];
+    snprintf(where, sizeof where, " (block %u,%u,%u)", block_index.x, block_index.y, block_index.z);
+    if (failure.empty()) failure = what + where;
+}
+
+// ---- fibers: ucontext starts one, setjmp and longjmp (no system calls) switch
+
+[[noreturn]] static void body() {
+    for (;;) {  // a fiber runs one thread after another until one of them has to wait
+        while (started < order.size() && failure.empty()) {
+            unsigned const number = order[started++];
+            Fiber* const self = current;
+            self->thread = number;
+            self->index = unravel(number, block_size);
+            threads[number] = {State::running, self, 0};
+            run_kernel(kernel_parameters);
+            threads[self->thread].state = State::exited;
+        }
+        idle.push_back(current);
+        if (!_setjmp(current->resume)) _longjmp(scheduler, 1);
+    }
+}
+
+static inline void run(Fiber* fiber) {
+    current = fiber;
+    if (_setjmp(scheduler)) return;
+    if (!fiber->fresh) _longjmp(fiber->resume, 1);
+    fiber->fresh = false;
+    setcontext(&fiber->first);
+}
+
+static inline void wait(State state, int line) {
+    Thread& self = threads[current->thread];
+    self.state = state, self.line = line;
+    if (!_setjmp(current->resume)) _longjmp(scheduler, 1);
+}
+
+static inline void pause() {
+    if (!seed || random_bits() % 16) return;
+    ready.push_back(current->thread);
+    wait(State::ready, 0);
+}
+
+static inline void add_fiber() {
+    fibers.push_back(std::make_unique<Fiber>());
+    idle.push_back(fibers.back().get());
+}
+
+static inline void start_anew(Fiber* fiber) {
+    getcontext(&fiber->first);
+    fiber->first.uc_stack.ss_sp = fiber->stack.get();
+    fiber->first.uc_stack.ss_size = STACK_BYTES;
+    makecontext(&fiber->first, body, 0);
+    fiber->fresh = true;
+}
+
+// ---- what waiting threads wait for
+
+static inline std::string lines_of(State state) {
+    std::string lines;
+    for (const Thread& thread : threads) {
+        std::string const line = std::to_string(thread.line);
+        if (thread.state == state && (" " + lines + ",").find(" " + line + ",") == std::string::npos)
+            lines += (lines.empty() ? "" : ", ") + line;
+    }
+    return lines;
+}
+
+// Lets the warp functions go whose living lanes have all arrived; false where there is none.
+static bool release_warps() {
+    bool any = false;
+    for (unsigned first = 0; first < threads.size(); first += WARP)
+        for (unsigned lane = 0; lane < WARP && first + lane < threads.size(); lane++) {
+            Thread& asking = threads[first + lane];
+            if (asking.state != State::in_warp) continue;
+            unsigned const mask = asking.fiber->mask;
+            unsigned present = 0;
+            bool complete = true;
+            for (unsigned i = 0; i < WARP && first + i < threads.size(); i++) {
+                Thread& other = threads[first + i];
+                if (!(mask >> i & 1) || other.state == State::exited) continue;
+                if (other.state != State::in_warp || other.fiber->mask != mask || other.line != asking.line)
+                    complete = false;
+                present |= 1u << i;
+            }
+            if (!complete) continue;
+            uint64_t given[WARP] = {};
+            for (unsigned i = 0; i < WARP; i++)
+                if (present >> i & 1) given[i] = threads[first + i].fiber->given;
+            for (unsigned i = 0; i < WARP; i++) {
+                if (!(present >> i & 1)) continue;
+                Fiber* const fiber = threads[first + i].fiber;
+                memcpy(fiber->lanes, given, sizeof given);
+                fiber->present = present;
+                threads[first + i].state = State::ready;
+                ready.push_back(first + i);
+            }
+            any = true;
+        }
+    return any;
+}
+
+// Lets the barrier go that every thread has reached; false where all threads are done.
+static bool release_barrier() {
+    unsigned waiting = 0, stuck = 0;
+    for (const Thread& thread : threads) {
+        waiting += thread.state == State::at_barrier;
+        stuck += thread.state == State::in_warp;
+    }
+    if (stuck) {
+        std::string message = "a warp function at line " + lines_of(State::in_warp) + " waits for lanes of its mask that";
+        fail(message + (waiting ? " wait in __syncthreads at line " + lines_of(State::at_barrier)
+                                : std::string(" wait elsewhere")));
+        return false;
+    }
+    if (!waiting) return false;
+    std::string const lines = lines_of(State::at_barrier);
+    if (waiting < threads.size())
+        fail("__syncthreads at line " + lines + " reached by " + std::to_string(waiting) + " of " +
+             std::to_string(threads.size()) + " threads, the others have exited");
+    else if (lines.find(',') != std::string::npos)
+        fail("__syncthreads in divergent code: threads of one block wait at lines " + lines);
+    for (unsigned i = 0; i < threads.size(); i++) threads[i].state = State::ready, ready.push_back(i);
+    return true;
+}
+
+static void run_block() {
+    unsigned const count = block_size.x * block_size.y * block_size.z;
+    if (__start_cuemu_shared != nullptr)
+        memset(__start_cuemu_shared, seed % 2 ? 0xFF : 0xA5, size_t(__stop_cuemu_shared - __start_cuemu_shared));
+    shuffle(order, count);
+    threads.assign(count, {State::unstarted, nullptr, 0});
+    ready.clear();
+    started = 0;
+    while (failure.empty()) {
+        if (started < count) {
+            if (idle.empty()) add_fiber(), start_anew(idle.back());
+            Fiber* const fiber = idle.back();
+            idle.pop_back();
+            run(fiber);
+        } else if (!ready.empty()) {
+            std::swap(ready[seed ? random_bits() % ready.size() : 0], ready.back());
+            Thread& thread = threads[ready.back()];
+            ready.pop_back();
+            thread.state = State::running;
+            run(thread.fiber);
+        } else if (!release_warps() && !release_barrier()) {
+            break;
+        }
+    }
+}
+
+static const char* launch(CuemuDim3 grid, CuemuDim3 block, uint32_t shared_bytes, void** parameters,
+                          void (*kernel)(void**)) {
+    failure.clear();
+    grid_size = grid, block_size = block;
+    random_state = seed;
+    run_kernel = kernel, kernel_parameters = parameters;
+    if (shared_bytes) fail("dynamic shared memory: the kernels use static shared memory only");
+    std::vector<unsigned> blocks;
+    shuffle(blocks, grid.x * grid.y * grid.z);
+    for (unsigned i = 0; i < blocks.size() && failure.empty(); i++) {
+        block_index = unravel(blocks[i], grid);
+        run_block();
+    }
+    if (failure.empty()) return nullptr;
+    idle.clear();  // threads were left where they stood
+    for (auto& fiber : fibers) start_anew(fiber.get()), idle.push_back(fiber.get());
+    return failure.c_str();
+}
+
+// ---- kernels as the driver sees them
+
+template <class... A>
+struct Signature {
+    static inline const CuemuParameter parameters[sizeof...(A) + 1] = {
+        {sizeof(A), alignof(A), std::is_pointer<A>::value}..., {0, 0, 0}};
+    template <void (*K)(A...), size_t... I>
+    static void unpack(void** given, std::index_sequence<I...>) {
+        K(*static_cast<std::remove_const_t<A>*>(given[I])...);
+    }
+    template <void (*K)(A...)>
+    static void call(void** given) {
+        unpack<K>(given, std::index_sequence_for<A...>());
+    }
+    template <void (*K)(A...)>
+    static const char* start(CuemuDim3 grid, CuemuDim3 block, uint32_t shared_bytes, void** given) {
+        return launch(grid, block, shared_bytes, given, call<K>);
+    }
+};
+
+template <auto K>
+struct Describe;
+template <class... A, void (*K)(A...)>
+struct Describe<K> {
+    static constexpr CuemuKernel as(const char* name, uint32_t max_threads) {
+        return {name, sizeof...(A), Signature<A...>::parameters, 0, max_threads, Signature<A...>::template start<K>};
+    }
+};
+
+// ---- warp functions
+
+template <class T>
+static inline uint64_t pack(T value) {
+    static_assert(sizeof value <= 8, "values of up to 8 bytes");
+    uint64_t bits = 0;
+    memcpy(&bits, &value, sizeof value);
+    return bits;
+}
+
+static inline unsigned lane() { return current->thread % WARP; }
+
+static inline void exchange(unsigned mask, uint64_t value, int line) {
+    if (!(mask >> lane() & 1)) fail("a lane outside the mask calls a warp function at line " + std::to_string(line));
+    current->mask = mask, current->given = value;
+    wait(State::in_warp, line);
+}
+
+template <class T>
+static inline T take(unsigned from, int line) {
+    if (!(current->present >> from & 1))
+        fail("a shuffle at line " + std::to_string(line) + " reads lane " + std::to_string(from) +
+             ", which does not take part");
+    T value;
+    memcpy(&value, &current->lanes[from], sizeof value);
+    return value;
+}
+
+static inline unsigned votes() {
+    unsigned bits = 0;
+    for (unsigned i = 0; i < WARP; i++) bits |= unsigned((current->present >> i & 1) && current->lanes[i]) << i;
+    return bits;
+}
+
+template <class T>
+struct Plain {
+    using type = T;
+};
+
+}  // namespace cuemu
+
+extern "C" __attribute__((visibility("default"))) void cuemu_seed(uint64_t seed) { cuemu::seed = seed; }
+
+// ---- the language
+
+#define __global__ __attribute__((visibility("hidden")))
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __shared__ static __attribute__((section("cuemu_shared")))
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+using dim3 = CuemuDim3;
+#define threadIdx (cuemu::current->index)
+#define blockIdx (cuemu::block_index)
+#define blockDim (cuemu::block_size)
+#define gridDim (cuemu::grid_size)
+constexpr int warpSize = cuemu::WARP;
+
+#define CUEMU_VECTOR(name, type, bytes) \
+    struct alignas(bytes) name##2 { type x, y; }; \
+    struct name##3 { type x, y, z; }; \
+    struct alignas(2 * bytes) name##4 { type x, y, z, w; }; \
+    static inline name##2 make_##name##2(type x, type y) { return {x, y}; } \
+    static inline name##3 make_##name##3(type x, type y, type z) { return {x, y, z}; } \
+    static inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
+CUEMU_VECTOR(char, signed char, 2)
+CUEMU_VECTOR(uchar, unsigned char, 2)
+CUEMU_VECTOR(short, short, 4)
+CUEMU_VECTOR(ushort, unsigned short, 4)
+CUEMU_VECTOR(int, int, 8)
+CUEMU_VECTOR(uint, unsigned, 8)
+CUEMU_VECTOR(float, float, 8)
+#undef CUEMU_VECTOR
+
+static inline void __syncthreads(int line = __builtin_LINE()) { cuemu::wait(cuemu::State::at_barrier, line); }
+static inline void __syncwarp(unsigned mask = ~0u, int line = __builtin_LINE()) { cuemu::exchange(mask, 0, line); }
+static inline void __threadfence() {}
+static inline void __threadfence_block() {}
+
+static inline unsigned __ballot_sync(unsigned mask, int vote, int line = __builtin_LINE()) {
+    cuemu::exchange(mask, vote != 0, line);
+    return cuemu::votes();
+}
+static inline int __any_sync(unsigned mask, int vote, int line = __builtin_LINE()) {
+    cuemu::exchange(mask, vote != 0, line);
+    return cuemu::votes() != 0;
+}
+static inline int __all_sync(unsigned mask, int vote, int line = __builtin_LINE()) {
+    cuemu::exchange(mask, vote != 0, line);
+    return cuemu::votes() == cuemu::current->present;
+}
+template <class T>
+static inline T __shfl_sync(unsigned mask, T value, int from, int width = 32, int line = __builtin_LINE()) {
+    cuemu::exchange(mask, cuemu::pack(value), line);
+    return cuemu::take<T>((cuemu::lane() & ~unsigned(width - 1)) | (unsigned(from) & unsigned(width - 1)), line);
+}
+template <class T>
+static inline T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, int line = __builtin_LINE()) {
+    cuemu::exchange(mask, cuemu::pack(value), line);
+    unsigned const from = cuemu::lane() ^ unsigned(bits), end = (cuemu::lane() | unsigned(width - 1)) + 1;
+    return from < end ? cuemu::take<T>(from, line) : value;
+}
+template <class T>
+static inline T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32, int line = __builtin_LINE()) {
+    cuemu::exchange(mask, cuemu::pack(value), line);
+    unsigned const from = cuemu::lane() + by, end = (cuemu::lane() | unsigned(width - 1)) + 1;
+    return from < end ? cuemu::take<T>(from, line) : value;
+}
+template <class T>
+static inline T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32, int line = __builtin_LINE()) {
+    cuemu::exchange(mask, cuemu::pack(value), line);
+    bool const within = (cuemu::lane() & unsigned(width - 1)) >= by;
+    return within ? cuemu::take<T>(cuemu::lane() - by, line) : value;
+}
+
+#define CUEMU_ATOMIC(name, result) \
+    template <class T> \
+    static inline T name(T* place, typename cuemu::Plain<T>::type value) { \
+        cuemu::pause(); \
+        T const old = *place; \
+        *place = result; \
+        return old; \
+    }
+CUEMU_ATOMIC(atomicAdd, T(old + value))
+CUEMU_ATOMIC(atomicSub, T(old - value))
+CUEMU_ATOMIC(atomicMax, std::max(old, value))
+CUEMU_ATOMIC(atomicMin, std::min(old, value))
+CUEMU_ATOMIC(atomicAnd, T(old & value))
+CUEMU_ATOMIC(atomicOr, T(old | value))
+CUEMU_ATOMIC(atomicXor, T(old ^ value))
+CUEMU_ATOMIC(atomicExch, value)
+#undef CUEMU_ATOMIC
+template <class T>
+static inline T atomicCAS(T* place, typename cuemu::Plain<T>::type expected, typename cuemu::Plain<T>::type value) {
+    cuemu::pause();
+    T const old = *place;
+    if (old == expected) *place = value;
+    return old;
+}
+
+static inline int __popc(unsigned v) { return __builtin_popcount(v); }
+static inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
+static inline int __ffs(int v) { return __builtin_ffs(v); }
+static inline int __ffsll(long long v) { return __builtin_ffsll(v); }
+static inline int __clz(int v) { return v ? __builtin_clz(unsigned(v)) : 32; }
+static inline int __clzll(long long v) { return v ? __builtin_clzll(static_cast<unsigned long long>(v)) : 64; }
+template <class T>
+static inline T __ldg(const T* p) {
+    return *p;
+}
+
+static inline unsigned __float_as_uint(float v) { return unsigned(cuemu::pack(v)); }
+static inline int __float_as_int(float v) { return int(cuemu::pack(v)); }
+static inline float __uint_as_float(unsigned v) {
+    float f;
+    memcpy(&f, &v, sizeof f);
+    return f;
+}
+static inline float __int_as_float(int v) { return __uint_as_float(unsigned(v)); }
+static inline float __fadd_rn(float a, float b) { return a + b; }
+static inline float __fsub_rn(float a, float b) { return a - b; }
+static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline float __fdiv_rn(float a, float b) { return a / b; }
+static inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+// A GPU saturates where C++ leaves the conversion undefined, and turns NaN into 0.
+static inline int __float2int_rz(float v) {
+    return v != v ? 0 : v >= 2147483648.f ? INT32_MAX : v < -2147483648.f ? INT32_MIN : int(v);
+}
+static inline int __float2int_rn(float v) { return __float2int_rz(std::nearbyint(v)); }
+static inline int __float2int_rd(float v) { return __float2int_rz(std::floor(v)); }
+static inline unsigned __float2uint_rn(float v) {
+    float const r = std::nearbyint(v);
+    return !(r > 0) ? 0 : r >= 4294967296.f ? UINT32_MAX : unsigned(r);
+}
+static inline float __saturatef(float v) { return v > 0 ? std::min(v, 1.f) : 0.f; }
+#define __expf(x) expf(x)
+
+#define CUEMU_MIN_MAX(type) \
+    static inline type min(type a, type b) { return b < a ? b : a; } \
+    static inline type max(type a, type b) { return a < b ? b : a; }
+CUEMU_MIN_MAX(int)
+CUEMU_MIN_MAX(unsigned)
+CUEMU_MIN_MAX(long long)
+CUEMU_MIN_MAX(unsigned long long)
+#undef CUEMU_MIN_MAX
+// With NaN a GPU's min and max give the other operand, as fminf and fmaxf do.
+static inline float min(float a, float b) { return std::fmin(a, b); }
+static inline float max(float a, float b) { return std::fmax(a, b); }
+static inline double min(double a, double b) { return std::fmin(a, b); }
+static inline double max(double a, double b) { return std::fmax(a, b); }
+using std::isfinite;
+using std::isinf;
+using std::isnan;
