@@ -1,7 +1,8 @@
 """A BGR picture becomes the network's input tensor, with OpenCV and no float arithmetic per pixel.
 
 The picture is resized into a kept uint8 buffer; a uint8 value has only 256 normalised values, so `(x - mean) / std`
-is a table looked up straight into the padded tensor. OpenCV's INTER_LINEAR is the definition of the resize, in
+is a table looked up straight into the padded tensor. Where the network takes BGR levels in rows, the resize itself
+writes into that. OpenCV's INTER_LINEAR is the definition of the resize, in
 both directions: it is what the training pipelines of the supported families use.
 """
 
@@ -87,11 +88,13 @@ class Preprocessor:
         pixels = out.transpose(1, 2, 0) if self.spec.layout == "nchw" else out
         if (cw, ch) != self.spec.input_wh:
             pixels[...] = self._pad
+        content = pixels[oy : oy + ch, ox : ox + cw]
+        direct = (self.spec.layout, self.spec.dtype, self.spec.color) == ("nhwc", "uint8", "bgr")
         return _Target(
             out=out,
             placement=placement,
-            content=pixels[oy : oy + ch, ox : ox + cw],
-            small=self._small[: ch * cw * 3].reshape(ch, cw, 3),
+            content=content,
+            small=content if direct else self._small[: ch * cw * 3].reshape(ch, cw, 3),
             spare=self._spare[: ch * cw * 3].reshape(ch, cw, 3),
         )
 
@@ -105,12 +108,14 @@ class Preprocessor:
                 self._cv2.LUT(plane, self._tables[channel], dst=view)
 
     def _write_pixels(self, small: NDArray[np.uint8], target: _Target) -> None:
+        levels = self.dtype == np.uint8
         if self.spec.color == "rgb":
-            small = self._cv2.cvtColor(small, self._cv2.COLOR_BGR2RGB, dst=target.spare)
-        if self.dtype == np.uint8:
-            target.content[...] = small
-        else:
+            ordered = target.content if levels else target.spare
+            small = self._cv2.cvtColor(small, self._cv2.COLOR_BGR2RGB, dst=ordered)
+        if not levels:
             self._cv2.LUT(small, self._table, dst=target.content)
+        elif small is not target.content:
+            target.content[...] = small
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,8 @@ class _Target:
         out: the caller's array.
         placement: of the picture in it.
         content: (content h, content w, 3) view of `out` without the padding, in the network's channel order.
-        small, spare: uint8 buffers of that shape.
+        small: what the picture is resized into, a uint8 buffer of that shape, or `content` itself.
+        spare: another such buffer.
     """
 
     out: NDArray[Any]
