@@ -16,8 +16,8 @@ _LINE = re.compile(
 )
 _TYPE = re.compile(r"Datatype: (\w+)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-# Element-wise code around the products: quantising, activations, casts.
-_GENERATED = ("kgen",)
+# What the kinds of products are called: by TensorRT-RTX, and by the inspectors of the other versions.
+_PRODUCTS = ("correlation", "conv", "gemm", "matrix", "fusion")
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class EngineLayer:
 
     @property
     def is_product(self) -> bool:
-        """Whether it multiplies matrices or convolves."""
-        return self.kind not in _GENERATED
+        """Whether it multiplies matrices or convolves, rather than being element-wise code around that."""
+        return any(word in self.kind.lower() for word in _PRODUCTS)
 
 
 def parse_layers(message: str) -> tuple[EngineLayer, ...]:

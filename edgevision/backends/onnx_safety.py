@@ -7,8 +7,7 @@ neither. Field numbers are those of onnx.proto (ONNX 1.23, IR version 13).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+from edgevision.backends import protobuf
 from edgevision.errors import SessionError
 
 # Where nodes and tensors live: message -> {field number -> kind of the message in it}.
@@ -23,7 +22,6 @@ _CHILDREN = {
     "tensor": {},
 }
 _OP_TYPE, _EXTERNAL_DATA, _DATA_LOCATION = 4, 13, 14
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def check_graph(graph: bytes) -> None:
@@ -44,7 +42,7 @@ def _walk(graph: bytes) -> None:
     pending = [("model", 0, len(graph))]
     while pending:
         kind, start, end = pending.pop()
-        for field, wire, first, last in _fields(graph, start, end):
+        for field, wire, first, last in protobuf.fields(graph, start, end):
             if kind == "tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and any(graph[first:last]))):
                 raise SessionError(
                     "the graph keeps tensors in files outside itself, which is not allowed; export the model again"
@@ -52,38 +50,5 @@ def _walk(graph: bytes) -> None:
             if kind == "node" and field == _OP_TYPE and graph[first:last] == b"Loop":
                 raise SessionError("the graph holds a Loop, which may never end; edgevision export does not write any")
             child = _CHILDREN[kind].get(field)
-            if child and wire == _BYTES:
+            if child and wire == protobuf.BYTES:
                 pending.append((child, first, last))
-
-
-def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Field number, wire type and value range of each field of one protobuf message."""
-    while position < end:
-        tag, position = _varint(data, position, end)
-        tag &= 0xFFFFFFFF  # as protobuf reads it: a tag with more bits must not look like another field
-        wire, first = tag & 7, position
-        if wire == _VARINT:
-            _, position = _varint(data, position, end)
-        elif wire == _BYTES:
-            length, first = _varint(data, position, end)
-            position = first + length
-        elif wire in (_FIXED32, _FIXED64):
-            position += 4 if wire == _FIXED32 else 8
-        else:
-            raise SessionError(f"the graph is not an ONNX model: wire type {wire} at byte {position}")
-        if position > end:
-            raise SessionError(f"the graph is cut off: a field ends at byte {position}, its message at {end}")
-        yield tag >> 3, wire, first, position
-
-
-def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= end:
-            raise SessionError(f"the graph is cut off at byte {end}")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise SessionError(f"the graph is not an ONNX model: endless number at byte {position}")

@@ -11,9 +11,9 @@ import importlib
 import threading
 from collections import deque
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
+from edgevision.backends.tensorrt_types import IErrorRecorder, ILogger, Severity, TensorRT
 from edgevision.errors import DependencyError
 from edgevision.optional import require
 
@@ -32,7 +32,7 @@ class Api:
         version: the package's own version string.
     """
 
-    module: ModuleType
+    module: TensorRT
     flavour: str
     version: str
 
@@ -124,12 +124,12 @@ class Records:
         return f" [log: {' | '.join(self.tail)}]" if self.tail else ""
 
 
-def open_logger(api: Api) -> Any:
+def open_logger(api: Api) -> ILogger:
     """A TensorRT logger; its `records` (Records) keep error lines and the list of layers, `tail` the last lines."""
     return _logger_class(api.module)()
 
 
-def open_recorder(api: Api) -> Any:
+def open_recorder(api: Api) -> IErrorRecorder:
     """A TensorRT error recorder for `error_recorder` of a builder, runtime, engine or context; has `records`, `tail`.
 
     It sees errors that a shared logger cannot attribute: the ones of this object only.
@@ -138,7 +138,7 @@ def open_recorder(api: Api) -> Any:
 
 
 @functools.cache
-def _logger_class(trt: ModuleType) -> Any:
+def _logger_class(trt: TensorRT) -> Any:
     class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -148,7 +148,7 @@ def _logger_class(trt: ModuleType) -> Any:
         def tail(self) -> tuple[str, ...]:
             return self.records.tail
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: Severity, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.records.add(message)
             elif message.startswith("Layers:"):
@@ -158,7 +158,7 @@ def _logger_class(trt: ModuleType) -> Any:
 
 
 @functools.cache
-def _recorder_class(trt: ModuleType) -> Any:
+def _recorder_class(trt: TensorRT) -> Any:
     class Recorder(trt.IErrorRecorder):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.IErrorRecorder.__init__(self)

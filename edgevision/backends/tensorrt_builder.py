@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevision.backends.build_options import BuildOptions
 from edgevision.backends.built_plan import BuiltPlan
+from edgevision.backends.graph_build import Attempt, CalibratorFactory, FailedBuildError, build_graph
+from edgevision.backends.known_troubles import known_troubles
+from edgevision.backends.ladder import Rung, rungs
+from edgevision.backends.onnx_graph import float32_nodes
 from edgevision.backends.tensorrt_api import Api
+from edgevision.errors import BuildError, SessionError, UsageError
 from edgevision.progress import Progress
 
 if TYPE_CHECKING:
     from edgevision.bundle import Bundle
 
 __all__ = ["BuiltPlan", "build_plan"]
+
+# A builder stops at the first node that it cannot compute in INT8, so each try may name another one.
+_PARTIAL_TRIES = 8
 
 
 def build_plan(
@@ -24,6 +34,7 @@ def build_plan(
     sm: int | None = None,
     timing_cache: Path | None = None,
     progress: Progress | None = None,
+    calibrator: CalibratorFactory | None = None,
 ) -> BuiltPlan:
     """Build the plan of a bundle.
 
@@ -34,6 +45,7 @@ def build_plan(
         sm: compute capability of the GPU at hand, like 87; None where there is none.
         timing_cache: file to keep the builder's measurements in; None: none is kept.
         progress: shows how far the builder is.
+        calibrator: makes the calibrator that `options.calibrator` asks for.
 
     Raises:
         BuildError: every rung of the ladder failed; says why, with TensorRT's last words.
@@ -41,4 +53,64 @@ def build_plan(
         BundleError: the bundle has no graph for the precision.
         KeyboardInterrupt: Ctrl-C; the build was cancelled.
     """
-    raise NotImplementedError
+    if (options.calibrator is None) != (calibrator is None):
+        raise UsageError("a calibrator needs calibration pictures, and the other way round; give both or none")
+    if calibrator is not None and not api.weakly_typed:
+        raise UsageError(f"{api.title} has no calibrators any more; leave them out: the bundle's graph is calibrated")
+    start, notes = time.monotonic(), known_troubles(api, sm, options)
+    reasons: list[str] = []
+    failures: list[BuildError] = []
+    for rung in rungs(bundle.manifest, options):
+        attempt = _attempt(bundle, rung, calibrator)
+        try:
+            built = _try(api, attempt, options, timing_cache, progress, reasons)
+        except BuildError as error:
+            reasons.append(f"{rung.precision}: {error}")
+            failures.append(error)
+            continue
+        return dataclasses.replace(
+            built,
+            graph=rung.graph,
+            seconds=time.monotonic() - start,
+            reasons=tuple(reasons),
+            notes=(*notes, *built.notes),
+        )
+    if len(failures) == 1:
+        raise failures[0]
+    listed = "; ".join(reasons)
+    raise BuildError(f"no precision of {bundle.path} builds: {listed}", tuple(r for f in failures for r in f.reasons))
+
+
+def _attempt(bundle: Bundle, rung: Rung, calibrator: CalibratorFactory | None) -> Attempt:
+    graph, name = bundle.read(rung.graph), f"{rung.graph} of {bundle.path}"
+    float32: frozenset[str] = frozenset()
+    if rung.typed_like:
+        try:
+            float32 = float32_nodes(graph if rung.typed_like == rung.graph else bundle.read(rung.typed_like))
+        except SessionError as error:
+            raise BuildError(f"{name}: {error}; export the model again") from error
+    return Attempt(graph, name, rung.precision, float32, calibrator=calibrator if rung.precision == "int8" else None)
+
+
+def _try(
+    api: Api,
+    attempt: Attempt,
+    options: BuildOptions,
+    timing_cache: Path | None,
+    progress: Progress | None,
+    reasons: list[str],
+) -> BuiltPlan:
+    """Build; in INT8, take the nodes that the builder blames out of it and build again. Reasons are appended."""
+    for _ in range(_PARTIAL_TRIES):
+        try:
+            built = build_graph(api, attempt, options, timing_cache=timing_cache, progress=progress)
+        except FailedBuildError as failure:
+            blamed = tuple(node for node in failure.nodes if node not in attempt.avoid)
+            if not blamed:
+                raise
+            taken = "int8" if not attempt.avoid else "int8-partial"
+            reasons.append(f"{taken}: {failure}; taken out of INT8: {', '.join(blamed)}")
+            attempt = dataclasses.replace(attempt, avoid=(*attempt.avoid, *blamed))
+        else:
+            return dataclasses.replace(built, rung="int8-partial") if attempt.avoid else built
+    raise BuildError(f"{api.title} blamed {len(attempt.avoid)} nodes of {attempt.name}, and still does not build it")

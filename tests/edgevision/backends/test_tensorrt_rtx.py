@@ -8,12 +8,17 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from edgevision.backends.build_config import TARGETS
+from edgevision.backends.build_options import BuildOptions
+from edgevision.backends.built_plan import BuiltPlan
 from edgevision.backends.engine_layers import parse_layers
-from edgevision.backends.tensorrt_rtx import TARGETS, build_plan
+from edgevision.backends.graph_build import Attempt, build_graph
+from edgevision.backends.tensorrt_api import load_api
 from edgevision.errors import BuildError, UsageError
 from edgevision.export import ExportConfig, prepare
 from edgevision.export.emit_tensorrt import emit_tensorrt
@@ -48,6 +53,14 @@ def int8(graph: Graph) -> Graph:
     return emit_tensorrt(graph, plan, measured(graph, plan.observed, pictures(shape, 1)))
 
 
+def build(
+    graph: bytes, name: str = "tiny", *, target: int | None = 89, progress: Progress | None = None, **attempt: Any
+) -> BuiltPlan:
+    """One attempt, no ladder."""
+    options = BuildOptions("int8", target=target)
+    return build_graph(load_api("tensorrt-rtx"), Attempt(graph, name, "int8", **attempt), options, progress=progress)
+
+
 @pytest.fixture(scope="module")
 def quantised() -> bytes:
     return int8(network()).serialize()
@@ -57,7 +70,7 @@ def quantised() -> bytes:
 
 
 def test_every_promised_layer_is_built_in_int8(quantised: bytes) -> None:
-    built = build_plan(quantised, "tiny", target=89)
+    built = build(quantised, "tiny")
     promised = {f"node_{name}" for name in ("stem", "depthwise", "dilated", "grouped", "gemm", "matmul")}
     assert set(built.quantised) == promised
     assert set(built.int8) == promised
@@ -77,7 +90,7 @@ def test_a_layer_that_stays_float_is_told_from_a_promised_one() -> None:
     plan = plan_placement(graph)
     plan = dataclasses.replace(plan, tensorrt_inputs={**plan.tensorrt_inputs, "up": (0,)})
     ranges = measured(graph, (*plan.observed, "stem"), pictures(net.input, 1))
-    built = build_plan(emit_tensorrt(graph, plan, ranges).serialize(), "tiny", target=89)
+    built = build(emit_tensorrt(graph, plan, ranges).serialize(), "tiny")
     assert built.quantised == ("node_stem", "node_up")
     assert built.int8 == ("node_stem",)
 
@@ -85,7 +98,7 @@ def test_a_layer_that_stays_float_is_told_from_a_promised_one() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_precision_comes_from_the_graph(precision: str) -> None:
     graph = network() if precision == "fp32" else to_half(network())
-    built = build_plan(graph.serialize(), "tiny", target=89)
+    built = build(graph.serialize(), "tiny")
     products = Counter(layer.precision for layer in built.layers if layer.kind in ("correlation", "gemm"))
     assert set(products) == {precision}
     assert built.quantised == ()
@@ -93,20 +106,20 @@ def test_precision_comes_from_the_graph(precision: str) -> None:
 
 @pytest.mark.parametrize("target", [None, TARGETS[0], TARGETS[-1]])
 def test_every_kind_of_target_builds(quantised: bytes, target: int | None) -> None:
-    assert build_plan(quantised, "tiny", target=target).plan
+    assert build(quantised, "tiny", target=target).plan
 
 
 @pytest.mark.parametrize(("target", "words"), [(87, "Jetson Orin"), (110, "Jetson Thor"), (90, "got 90"), (0, "got 0")])
 def test_other_targets_are_refused(quantised: bytes, target: int, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        build_plan(quantised, "tiny", target=target)
+        build(quantised, "tiny", target=target)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 10])
 def test_bytes_that_are_no_model_are_refused(content: bytes) -> None:
     """The parser itself takes them for an empty network."""
     with pytest.raises(BuildError, match=f"holds no network .{len(content)} bytes"):
-        build_plan(content, "empty", target=89)
+        build(content, "empty")
 
 
 def test_a_refused_operator_is_named_with_its_node() -> None:
@@ -115,7 +128,7 @@ def test_a_refused_operator_is_named_with_its_node() -> None:
     net.nodes[-1].name = "the_culprit"
     graph = net.model({"image": net.input}, ["where"], opset=19, kinds={"where": 7})
     with pytest.raises(BuildError, match=r"model\.onnx: node 'the_culprit' \(NonZero\): .+"):
-        build_plan(graph.SerializeToString(), "model.onnx", target=89)
+        build(graph.SerializeToString(), "model.onnx")
 
 
 def test_a_failed_build_says_what_the_builder_said() -> None:
@@ -127,12 +140,12 @@ def test_a_failed_build_says_what_the_builder_said() -> None:
     net.op("NonMaxSuppression", boxes, scores, *limits, out="kept")
     graph = net.model({"image": net.input}, ["kept"], opset=19, kinds={"kept": 7})
     with pytest.raises(BuildError, match=r"failed to build it \[log: .+"):
-        build_plan(graph.SerializeToString(), "model.onnx", target=89)
+        build(graph.SerializeToString(), "model.onnx")
 
 
 def test_progress_advances(quantised: bytes) -> None:
     with Progress("building", quiet=True) as progress:
-        build_plan(quantised, "tiny", target=89, progress=progress)
+        build(quantised, "tiny", progress=progress)
     assert progress.done > 10
 
 
@@ -144,11 +157,11 @@ def test_ctrl_c_cancels_the_build_and_leaves_no_thread(quantised: bytes) -> None
                 _thread.interrupt_main()
 
     with pytest.raises(KeyboardInterrupt):
-        build_plan(quantised, "tiny", target=89, progress=Interrupting("building", quiet=True))
+        build(quantised, "tiny", progress=Interrupting("building", quiet=True))
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and any(t.name == "tensorrt-rtx-build" for t in threading.enumerate()):
+    while time.monotonic() < deadline and any(t.name == "tensorrt-build" for t in threading.enumerate()):
         time.sleep(0.01)
-    assert not [t for t in threading.enumerate() if t.name == "tensorrt-rtx-build"]
+    assert not [t for t in threading.enumerate() if t.name == "tensorrt-build"]
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------
@@ -194,7 +207,7 @@ def real(request: pytest.FixtureRequest) -> Graph:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_real_models_build_in_every_precision(real: Graph, precision: str) -> None:
     graph = {"fp32": Graph.copy, "fp16": to_half, "int8": int8}[precision](real)
-    built = build_plan(graph.serialize(), precision, target=89)
+    built = build(graph.serialize(), precision)
     promised = len([d for d in plan_placement(real).tensorrt.values() if d.int8 and d.operator == "Conv"])
     assert len(built.int8) == (promised if precision == "int8" else 0)
     assert promised > 10

@@ -1,0 +1,137 @@
+"""An ONNX graph becomes a TensorRT network: looked at first, refused with reasons, and read once more for keeps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from edgevision.backends.onnx_graph import Node, read_nodes
+from edgevision.backends.onnx_safety import check_graph
+from edgevision.backends.tensorrt_api import Api
+from edgevision.backends.tensorrt_types import (
+    Builder,
+    ILayer,
+    ILogger,
+    INetworkDefinition,
+    ITensor,
+    OnnxParser,
+    ParserError,
+)
+from edgevision.errors import BuildError, SessionError
+
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_SHOWN = 3
+
+
+@dataclass
+class Network:
+    """A parsed network.
+
+    Attributes:
+        handle: TensorRT's network.
+        parser: must live as long as the network: it owns the weights.
+        layers: in the network's order.
+    """
+
+    handle: INetworkDefinition
+    parser: OnnxParser
+    layers: list[ILayer]
+
+    def makers(self) -> dict[str, ILayer]:
+        """Tensor name -> the layer that makes it."""
+        return {layer.get_output(i).name: layer for layer in self.layers for i in range(layer.num_outputs)}
+
+    @property
+    def inputs(self) -> list[ITensor]:
+        """Its input tensors."""
+        return [self.handle.get_input(index) for index in range(self.handle.num_inputs)]
+
+
+def parse(api: Api, builder: Builder, logger: ILogger, graph: bytes, name: str, *, typed: bool) -> Network:
+    """Read a graph, after asking the parser whether it supports all of it.
+
+    Args:
+        api: the TensorRT at hand.
+        builder, logger: to read with.
+        graph: the serialised ONNX model.
+        name: what to call it in errors.
+        typed: whether precisions come from the graph.
+
+    Raises:
+        BuildError: it is refused: names each node, its operator and the reason; or it holds no network.
+    """
+    try:
+        check_graph(graph)
+    except SessionError as error:
+        raise BuildError(f"{name}: {error}") from error
+    # The parser takes bytes that are no model at all for an empty network, without an error.
+    nodes = read_nodes(graph)
+    if not nodes:
+        raise BuildError(f"{name} holds no network ({len(graph)} bytes without a node); export it again")
+    flags = api.network_flags(typed=typed)
+    # The question whether it supports a model spoils a parser and its network. Parsers do not keep networks alive.
+    scratch: INetworkDefinition = builder.create_network(flags)
+    parser: OnnxParser = api.module.OnnxParser(scratch, logger)
+    if not _supports(parser, graph):
+        raise _refusal(api, parser, nodes, logger, name)
+    handle: INetworkDefinition = builder.create_network(flags)
+    parser = api.module.OnnxParser(handle, logger)
+    if not parser.parse(graph):
+        raise _refusal(api, parser, nodes, logger, name)
+    if not handle.num_inputs or not handle.num_outputs:
+        raise BuildError(f"{name} holds no network ({len(graph)} bytes without inputs or outputs); export it again")
+    logger.records.clear()  # what it said about a model that it took in the end
+    return Network(handle, parser, [handle.get_layer(index) for index in range(handle.num_layers)])
+
+
+def _supports(parser: OnnxParser, graph: bytes) -> bool:
+    if hasattr(parser, "supports_model_v2"):
+        return bool(parser.supports_model_v2(graph))
+    return not hasattr(parser, "supports_model") or bool(parser.supports_model(graph)[0])
+
+
+def _refusal(api: Api, parser: OnnxParser, nodes: list[Node], logger: ILogger, name: str) -> BuildError:
+    reasons = [_reason(parser.get_error(index), nodes) for index in range(parser.num_errors)]
+    more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    shown = "; ".join(reasons[:_SHOWN]) or f"no reason given{logger.records.said}"
+    return BuildError(
+        f"{api.title} cannot read {name}: {shown}{more}. "
+        "Export the model again; if it stays, report it with the model",
+        tuple(reasons),
+    )
+
+
+def _reason(error: ParserError, nodes: list[Node]) -> str:
+    if hasattr(error, "node_name") and hasattr(error, "node_operator"):
+        name, operator = error.node_name(), error.node_operator()
+    else:  # TensorRT 8 gives the node's number only
+        node = nodes[error.node()] if 0 <= error.node() < len(nodes) else None
+        name, operator = (node.name, node.operator) if node else ("unknown", "unknown")
+    return f"node {name!r} ({operator}): {' '.join(error.desc().split())[:200]}"
+
+
+def onnx_nodes(layer: ILayer) -> list[str]:
+    """Names of the ONNX nodes that a layer comes from."""
+    return _NODE.findall(layer.metadata) or [layer.name]
+
+
+def quantised(api: Api, network: Network) -> tuple[str, ...]:
+    """ONNX names of the weighted layers whose input and weights both come from a DequantizeLinear."""
+    return tuple(onnx_nodes(layer)[0] for layer in _quantised_layers(api, network))
+
+
+def _quantised_layers(api: Api, network: Network) -> Iterator[ILayer]:
+    makers, kinds = network.makers(), api.module.LayerType
+    passing = (kinds.SHUFFLE, kinds.CAST, kinds.IDENTITY)
+
+    def dequantised(tensor: ITensor) -> bool:
+        maker = makers.get(tensor.name) if tensor is not None else None
+        while maker is not None and maker.type in passing:
+            maker = makers.get(maker.get_input(0).name)
+        return maker is not None and maker.type == kinds.DEQUANTIZE
+
+    for layer in network.layers:
+        weighted = layer.type in (kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY)
+        if weighted and layer.num_inputs > 1 and dequantised(layer.get_input(0)) and dequantised(layer.get_input(1)):
+            yield layer

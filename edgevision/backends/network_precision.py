@@ -1,0 +1,89 @@
+"""Changes precisions within a parsed network: nodes out of INT8, nodes kept in float32."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from edgevision.backends.network import Network, onnx_nodes
+from edgevision.backends.tensorrt_api import Api
+from edgevision.backends.tensorrt_types import DataType, ILayer, ITensor
+
+
+def rerouted_inputs(api: Api, layer: ILayer, makers: dict[str, ILayer]) -> Iterator[tuple[int, ITensor]]:
+    """Which of a layer's inputs come through a Q/DQ pair: their number, and what goes into the pair."""
+    kinds = api.module.LayerType
+    if layer.type in (kinds.QUANTIZE, kinds.DEQUANTIZE):
+        return
+    for index in range(layer.num_inputs):
+        tensor = layer.get_input(index)
+        dequantize = makers.get(tensor.name) if tensor is not None else None
+        if dequantize is None or dequantize.type != kinds.DEQUANTIZE:
+            continue
+        quantize = makers.get(dequantize.get_input(0).name)
+        if quantize is not None and quantize.type == kinds.QUANTIZE:  # weights are stored as INT8, without a pair
+            yield index, quantize.get_input(0)
+
+
+def int8_nodes(api: Api, network: Network) -> frozenset[str]:
+    """ONNX names of the layers that read something through a Q/DQ pair."""
+    makers = network.makers()
+    found = (layer for layer in network.layers if any(rerouted_inputs(api, layer, makers)))
+    return frozenset(node for layer in found for node in onnx_nodes(layer))
+
+
+def failing_nodes(network: Network, said: list[str], candidates: frozenset[str]) -> tuple[str, ...]:
+    """The nodes among `candidates` that a failed build names.
+
+    The builder names a node by itself, in a list joined by ` + `, or as the ends of a region (`{ForeignNode[a...b]}`),
+    which stands for everything between them.
+
+    Args:
+        network: that failed.
+        said: the builder's error lines.
+        candidates: ONNX names.
+    """
+    order = [node for layer in network.layers for node in onnx_nodes(layer)]
+    words = "\n".join(said)
+    # A name ends where a character comes that could not be part of a longer one.
+    named = [
+        i
+        for i, node in enumerate(order)
+        if re.search(rf"(?<![\w/:])(?<![\w/:]\.){re.escape(node)}(?!\.?[\w/:])", words)
+    ]
+    region = range(min(named), max(named) + 1) if named and "ForeignNode[" in words else named
+    return tuple(dict.fromkeys(order[i] for i in region if order[i] in candidates))
+
+
+def take_out_of_int8(api: Api, network: Network, nodes: tuple[str, ...]) -> None:
+    """Make nodes compute in float: their inputs go round the Q/DQ pairs that the graph put before them."""
+    makers, wanted = network.makers(), set(nodes)
+    for layer in network.layers:
+        if not wanted & set(onnx_nodes(layer)):
+            continue
+        for index, source in list(rerouted_inputs(api, layer, makers)):
+            kind = layer.get_input(index).dtype
+            if source.dtype != kind:
+                source = network.handle.add_cast(source, kind).get_output(0)
+            layer.set_input(index, source)
+
+
+def pin(api: Api, network: Network, nodes: frozenset[str], kind: DataType) -> None:
+    """In a weakly typed network, make nodes compute and store in one type.
+
+    Args:
+        api, network: of 8.6 to 10.x.
+        nodes: ONNX names.
+        kind: a `DataType`.
+    """
+    kinds, floats = api.module.LayerType, (api.module.DataType.FLOAT, api.module.DataType.HALF)
+    fixed = (kinds.CONSTANT, kinds.SHAPE, kinds.QUANTIZE, kinds.DEQUANTIZE, kinds.CAST)
+    for layer in network.layers:
+        outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
+        if layer.type in fixed or any(o.dtype not in floats for o in outputs) or not nodes & set(onnx_nodes(layer)):
+            continue
+        if hasattr(layer, "precision") and hasattr(layer, "set_output_type"):
+            layer.precision = kind
+            for index, output in enumerate(outputs):
+                if not output.is_network_output:
+                    layer.set_output_type(index, kind)
