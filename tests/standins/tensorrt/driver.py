@@ -1,0 +1,148 @@
+"""The CUDA driver in this process, if there is one: only the stand-in, whose device memory is host memory."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable
+
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+_HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class DriverError(Exception):
+    """A driver call failed."""
+
+
+@functools.cache
+def _library(marker: int) -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+    except OSError:
+        return None
+    return library if hasattr(library, "standin_check_range") else None
+
+
+def _loaded() -> ctypes.CDLL | None:
+    # Looked up again until it is there: the driver may be loaded after this module.
+    library = _library(0)
+    if library is None:
+        _library.cache_clear()
+    return library
+
+
+def present() -> bool:
+    """Whether the stand-in driver is loaded."""
+    return _loaded() is not None
+
+
+def _call(name: str, *arguments: object) -> None:
+    library = _loaded()
+    assert library is not None
+    code = getattr(library, name)(*arguments)
+    if code:
+        raise DriverError(f"{name} returned {code}")
+
+
+def compute_capability() -> int | None:
+    """Of the current context's device, as 87; None without driver or context."""
+    if not present():
+        return None
+    device, value = ctypes.c_int(), ctypes.c_int()
+    numbers = []
+    try:
+        _call("cuCtxGetDevice", ctypes.byref(device))
+        for attribute in (_MAJOR, _MINOR):
+            _call("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
+            numbers.append(value.value)
+    except DriverError:
+        return None
+    return 10 * numbers[0] + numbers[1]
+
+
+def capturing(stream: int) -> bool:
+    """Whether a stream is being captured."""
+    if not present():
+        return False
+    status = ctypes.c_int()
+    _call("cuStreamIsCapturing", ctypes.c_void_p(stream), ctypes.byref(status))
+    return status.value != 0
+
+
+def break_capture(stream: int) -> None:
+    """Do on a capturing stream what is not allowed there."""
+    library = _loaded()
+    assert library is not None
+    library.cuStreamSynchronize(ctypes.c_void_p(stream))
+
+
+def check_range(address: int, nbytes: int) -> str | None:
+    """What is wrong with an address as the place of so many bytes; None: nothing."""
+    library = _loaded()
+    if library is None:
+        return None
+    code = library.standin_check_range(ctypes.c_uint64(address), ctypes.c_size_t(nbytes))
+    return f"{nbytes} bytes at {address:#x} are not inside a live allocation" if code else None
+
+
+_work: dict[int, Callable[[], None]] = {}
+
+
+@_HOST_FUNCTION
+def _run(number: int | None) -> None:
+    work = _work.get(number or 0)
+    if work is not None:
+        work()
+
+
+def register(number: int, work: Callable[[], None]) -> None:
+    """Keep a piece of work under a number until `forget`."""
+    _work[number] = work
+
+
+def forget(number: int) -> None:
+    """Drop a piece of work; graphs that still hold it do nothing."""
+    _work.pop(number, None)
+
+
+def launch(stream: int, number: int) -> None:
+    """Run registered work when the stream gets there; at once where there is no driver.
+
+    Raises:
+        DriverError: the stream does not take it.
+    """
+    if present():
+        _call("cuLaunchHostFunc", ctypes.c_void_p(stream), _run, ctypes.c_void_p(number))
+    else:
+        _work[number]()
+
+
+def allocate(nbytes: int) -> int:
+    """Device memory in the current context; 0 without a driver.
+
+    Raises:
+        DriverError: no context, or no memory.
+    """
+    if not present():
+        return 0
+    address = ctypes.c_uint64()
+    _call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(1, nbytes)))
+    return address.value
+
+
+def free(address: int) -> None:
+    """Give memory back, from any thread: as the CUDA runtime does, in the device's primary context."""
+    if not address or not present():
+        return
+    context, flags, active = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_int()
+    _call("cuDevicePrimaryCtxGetState", 0, ctypes.byref(flags), ctypes.byref(active))
+    if not active.value:
+        return  # the context is gone, and its memory with it
+    _call("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
+    try:
+        _call("cuCtxPushCurrent_v2", context)
+        _call("cuMemFree_v2", ctypes.c_uint64(address))
+        _call("cuCtxPopCurrent_v2", ctypes.byref(context))
+    finally:
+        _call("cuDevicePrimaryCtxRelease_v2", 0)
