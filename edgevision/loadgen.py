@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from edgevision.frame import Frame
 from edgevision.machine import cores
-from edgevision.model import Lane, Model
+from edgevision.model import AnyLane, Model
 from edgevision.pipeline import run_pipeline
 from edgevision.progress import Progress
 from edgevision.sources.base import ClosesOnExit, SourceStatus
@@ -85,7 +85,7 @@ def run_scenario(
     if scenario == "pipeline":
         return _pipeline(model, pictures, duration_s, sources)
     threads = threads or (cores() if scenario == "single-stream" else 1)
-    lanes = 1 if scenario == "single-stream" else max(1, cores() // threads)
+    lanes = 1 if scenario == "single-stream" else model.lanes(threads)
     label = f"{scenario}, {model.manifest.name}, {model.graph_name}"
     with ExitStack() as stack:
         opened = [model.open_lane(threads) for _ in range(lanes)]
@@ -135,7 +135,7 @@ def measure(query: Query, duration_s: float, label: str, quiet: bool, stop: thre
     return samples
 
 
-def lane_query(lane: Lane, pictures: Pictures) -> Query:
+def lane_query(lane: AnyLane, pictures: Pictures) -> Query:
     """One picture through one lane."""
 
     def query(number: int) -> dict[str, float]:
@@ -146,10 +146,10 @@ def lane_query(lane: Lane, pictures: Pictures) -> Query:
     return query
 
 
-def _batch_query(lanes: Sequence[Lane], pictures: Pictures, pool: ThreadPoolExecutor) -> Query:
+def _batch_query(lanes: Sequence[AnyLane], pictures: Pictures, pool: ThreadPoolExecutor) -> Query:
     """SAMPLES_PER_QUERY pictures over all lanes; done when the last one is."""
 
-    def work(lane: Lane, numbers: Iterator[int], lock: threading.Lock) -> None:
+    def work(lane: AnyLane, numbers: Iterator[int], lock: threading.Lock) -> None:
         while True:
             with lock:
                 number = next(numbers, None)

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevision.backends.base import Session
-from edgevision.backends.onnxruntime import open_session
+from edgevision.backends.build_options import BuildOptions
+from edgevision.backends.tensorrt_api import load_api
 from edgevision.bundle import Bundle
-from edgevision.errors import BundleError, SessionError, UsageError
+from edgevision.cpu_lane import CpuRunner
+from edgevision.errors import DependencyError, DeviceError, UsageError
 from edgevision.frame import Frame
-from edgevision.kernels.cpu import Preprocessor
 from edgevision.machine import cores
 from edgevision.manifest import PRECISIONS, Manifest
-from edgevision.postprocess import Selection, open_postprocess, select
+from edgevision.postprocess import select
 from edgevision.results import Result
+
+if TYPE_CHECKING:
+    from edgevision.device_model import Target
+
+BACKENDS = ("auto", "cpu", "tensorrt", "tensorrt-rtx")
 
 # The graphs of each kind, the one to prefer first.
 _KINDS = {
@@ -31,58 +35,39 @@ _KINDS = {
 }
 
 
-class Lane:
-    """One worker's way through a model: preprocess, infer, postprocess, with buffers of its own.
+class AnyLane(Protocol):
+    """One worker's way through a model: cpu_lane.Lane or device_lane.DeviceLane."""
 
-    Not for use from two threads at once. Results are new arrays and stay valid.
+    timing_ms: dict[str, float]
+    perturb: Callable[[NDArray[Any]], NDArray[Any]] | None
+
+    def __call__(self, frame: Frame | NDArray[np.uint8]) -> Result: ...
+
+    def batch(self, frames: Sequence[Frame | NDArray[np.uint8]]) -> list[Result]: ...
+
+    def close(self) -> None: ...
+
+
+class Runner(Protocol):
+    """A loaded graph on one backend.
 
     Attributes:
-        timing_ms: duration of the last call's stages: `preprocess`, `inference`, `postprocess`.
-        perturb: where set, it is given the input tensor and returns the one to infer instead (evaluation's dither).
+        backend: one of BACKENDS but `auto`.
+        graph_name: the bundle's graph that runs.
+        precision: what it computes in.
     """
 
-    def __init__(self, session: Session, manifest: Manifest, graph_name: str, selection: Selection | None) -> None:
-        self._session = session
-        self._preprocess = Preprocessor(manifest.preprocess_of(graph_name))
-        _check_input(session, self._preprocess)
-        self._postprocess = open_postprocess(manifest, session.outputs, selection)
-        self._tensor = np.empty(self._preprocess.shape, self._preprocess.dtype)
-        self._picture = self._tensor[0]
-        self._inputs = {self._preprocess.spec.input_name: self._tensor}
-        self.timing_ms: dict[str, float] = {}
-        self.perturb: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    backend: str
+    graph_name: str
+    precision: str
 
-    def __call__(self, frame: Frame | NDArray[np.uint8]) -> Result:
-        """Detections or a class map, in pixels of the given picture.
+    def facts(self) -> dict[str, Any]: ...
 
-        Args:
-            frame: a Frame or an (h, w, 3) uint8 BGR picture.
+    def lanes(self, threads: int) -> int: ...
 
-        Raises:
-            UsageError: it is not a picture.
-            SessionError: inference failed, or the lane is closed.
-        """
-        image = frame.image if isinstance(frame, Frame) else frame
-        start = time.perf_counter()
-        placement = self._preprocess(image, self._picture)
-        prepared = time.perf_counter()
-        outputs = self._session.run(self._inputs if self.perturb is None else self._perturbed(self.perturb))
-        inferred = time.perf_counter()
-        result = self._postprocess(outputs, placement)
-        done = time.perf_counter()
-        self.timing_ms = {
-            "preprocess": (prepared - start) * 1e3,
-            "inference": (inferred - prepared) * 1e3,
-            "postprocess": (done - inferred) * 1e3,
-        }
-        return result
+    def open_lane(self, threads: int) -> AnyLane: ...
 
-    def _perturbed(self, perturb: Callable[[NDArray[Any]], NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {name: perturb(tensor) for name, tensor in self._inputs.items()}
-
-    def close(self) -> None:
-        """Free the session's buffers; may be called twice."""
-        self._session.close()
+    def close(self) -> None: ...
 
 
 class Model:
@@ -91,71 +76,101 @@ class Model:
 
     Attributes:
         manifest: the bundle's.
+        backend: what runs it: `cpu`, `tensorrt` or `tensorrt-rtx`.
+        backend_reason: why that one.
         graph_name: the graph that runs.
+        precision: what it computes in.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         *,
+        backend: str = "auto",
+        device: int = 0,
         precision: str | None = None,
         graph: str = "auto",
+        build: BuildOptions | None = None,
         threads: int | None = None,
         confidence: float | Mapping[str | int, float] | None = None,
         iou: float | None = None,
         classes: Sequence[str | int] | None = None,
         max_detections: int | None = None,
+        quiet: bool = False,
     ) -> None:
         """See `load`."""
         self.manifest = bundle.manifest
-        self.graph_name = choose_graph(self.manifest, precision, graph)
-        self._selection = select(self.manifest, confidence, iou, classes, max_detections)
-        self._graph = bundle.read(self.graph_name)
-        self._sessions: dict[int, Session] = {}
+        cpu_graph = choose_graph(self.manifest, precision, graph)
+        selection = select(self.manifest, confidence, iou, classes, max_detections)
+        target, self.backend_reason = choose_backend(backend, graph, device)
+        self._runner: Runner
+        if target is None:
+            if build is not None:
+                raise UsageError(f"build options are for an engine, but the CPU runs this model: {self.backend_reason}")
+            self._runner = CpuRunner(bundle, cpu_graph, selection)
+        else:
+            self._runner = target.load(bundle, build_options(self.manifest, precision, build), selection, quiet=quiet)
+        self.backend, self.graph_name = self._runner.backend, self._runner.graph_name
+        self.precision = self._runner.precision
         self._lock = threading.Lock()
-        self._closed = False
-        self._lane = self.open_lane(cores() if threads is None else threads)
+        try:
+            self._lane = self.open_lane(cores() if threads is None else threads)
+        except BaseException:
+            self._runner.close()
+            raise
 
     def __call__(self, frame: Frame | NDArray[np.uint8]) -> Result:
-        """Detections or a class map, in pixels of the given picture; see Lane."""
+        """Detections, a class map or a classification, in pixels of the given picture; see cpu_lane.Lane."""
         with self._lock:
             return self._lane(frame)
+
+    def batch(self, frames: Sequence[Frame | NDArray[np.uint8]]) -> list[Result]:
+        """Results of several pictures of any sizes, in their order; as many at once as the engine was built for."""
+        with self._lock:
+            return self._lane.batch(frames)
 
     @property
     def timing_ms(self) -> dict[str, float]:
         """Duration of the last call's stages: `preprocess`, `inference`, `postprocess`."""
         return self._lane.timing_ms
 
-    def open_lane(self, threads: int = 1) -> Lane:
-        """Another way through the model, for another thread; close it after use. Lanes with the same number of
-        threads share one loaded graph.
+    def facts(self) -> dict[str, Any]:
+        """What runs this model, for reports: `backend`, `backend_reason`, `graph`, `precision`; on a GPU also `gpu`,
+        `runtime`, `rung` and why it is not a higher one (`reasons`), `cuda_graph`, `notes`."""
+        return {
+            "backend": self.backend,
+            "backend_reason": self.backend_reason,
+            "graph": self.graph_name,
+            "precision": self.precision,
+            **self._runner.facts(),
+        }
+
+    def lanes(self, threads: int = 1) -> int:
+        """How many lanes side by side make the most of this machine: one per core on a CPU, two on a GPU, where one
+        uploads and preprocesses while the other infers."""
+        return self._runner.lanes(threads)
+
+    def open_lane(self, threads: int = 1) -> AnyLane:
+        """Another way through the model, for another thread; close it after use. All lanes share one loaded graph or
+        engine.
 
         Args:
-            threads: cores that one inference uses. For throughput: one lane per core, one thread each.
+            threads: cores that one inference uses; a GPU's lanes need none.
 
         Raises:
             UsageError: threads is less than 1.
             SessionError, BundleError: the graph cannot be loaded, or does not fit its manifest.
+            DeviceError: the GPU has no memory for another lane.
         """
         if threads < 1:
             raise UsageError(f"threads is at least 1, got {threads}")
-        if self._closed:
-            raise SessionError("this model is closed; load it again")
-        with self._lock:
-            if threads not in self._sessions:
-                exact = self.graph_name.startswith("tensorrt")
-                self._sessions[threads] = open_session(self._graph, threads=threads, exact=exact)
-            session = self._sessions[threads].sibling()
-        return Lane(session, self.manifest, self.graph_name, self._selection)
+        return self._runner.open_lane(threads)
 
     def close(self) -> None:
         """Free the model; lanes opened from it live until they are closed. May be called twice."""
         with self._lock:
-            self._closed = True
             self._lane.close()
-            for session in self._sessions.values():
-                session.close()
-            self._sessions.clear()
+            self._runner.close()
 
     def __enter__(self) -> Model:
         return self
@@ -169,43 +184,100 @@ class Model:
 def load(
     path: Path | str,
     *,
+    backend: str = "auto",
+    device: int = 0,
     precision: str | None = None,
     graph: str = "auto",
+    build: BuildOptions | None = None,
     threads: int | None = None,
     confidence: float | Mapping[str | int, float] | None = None,
     iou: float | None = None,
     classes: Sequence[str | int] | None = None,
     max_detections: int | None = None,
+    quiet: bool = False,
 ) -> Model:
-    """Open a bundle for inference on this machine's CPU.
+    """Open a bundle for inference on this machine.
+
+    On a GPU the engine comes from the user's cache; where it is not there yet it is built, which takes minutes once.
 
     Args:
         path: the bundle.
-        precision: `fp32`, `fp16` or `int8`; None: what the bundle says is best on a CPU.
-        graph: `cpu` or `tensorrt`: whose form of the graph to run. TensorRT's runs with its own numerics, unfused
-            and slow, to measure accuracy. `auto` prefers the CPU's.
-        threads: cores that one call uses; None: all this process may use.
+        backend: `cpu`, `tensorrt` or `tensorrt-rtx`. `auto`: TensorRT where it is installed and finds a GPU, else the
+            CPU; the model says which and why.
+        device: number of the GPU.
+        precision: `fp32`, `fp16` or `int8`; None: what the bundle says is best.
+        graph: `cpu` or `tensorrt`: whose form of the graph to run on the CPU. TensorRT's runs with its own numerics,
+            unfused and slow, to measure accuracy. `auto` prefers the CPU's.
+        build: how an engine is built, for more than one picture at a time, an accelerator or a memory limit.
+        threads: cores that one call uses on a CPU; None: all this process may use.
         confidence: least confidence, or a mapping from class name or number to one.
         iou: NMS threshold.
         classes: names or numbers of the classes to report; others neither appear nor suppress.
         max_detections: boxes per picture.
+        quiet: show no progress while an engine is built.
 
     Raises:
         BundleError: the file is missing, damaged or not a bundle, or its graph does not fit its manifest.
         UsageError: an option is out of range, or the bundle has no such graph.
+        BuildError: TensorRT cannot build the graph at any precision.
         SessionError: the graph cannot be loaded.
-        DependencyError: onnxruntime or OpenCV is missing.
+        DependencyError: onnxruntime or OpenCV is missing; TensorRT is, where it was asked for.
+        DeviceError: the GPU cannot be used, or lacks the memory.
     """
     return Model(
         Bundle(path),
+        backend=backend,
+        device=device,
         precision=precision,
         graph=graph,
+        build=build,
         threads=threads,
         confidence=confidence,
         iou=iou,
         classes=classes,
         max_detections=max_detections,
+        quiet=quiet,
     )
+
+
+def choose_backend(backend: str, graph: str, device: int) -> tuple[Target | None, str]:
+    """Where to run: a GPU with its TensorRT, or None for the CPU; and why.
+
+    Raises:
+        UsageError: there is no such backend, or a form of the graph was asked for that only the CPU runs.
+        DependencyError, DeviceError: the backend asked for cannot be used.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"backend is one of {', '.join(BACKENDS)}, got {backend!r}")
+    if graph != "auto" and backend not in ("auto", "cpu"):
+        raise UsageError(f"graph {graph!r} chooses among the CPU's graphs: leave it out with backend {backend}")
+    if backend == "cpu":
+        return None, "it was asked for"
+    if graph != "auto":
+        return None, f"graph {graph} was asked for"
+    try:
+        api = load_api("tensorrt" if backend == "auto" else backend)
+        from edgevision.device_model import open_target
+
+        target = open_target(api, device)
+    except (DependencyError, DeviceError) as error:
+        if backend != "auto":
+            raise
+        return None, str(error)
+    return target, f"{api.title} finds {target.device.name}" if backend == "auto" else "it was asked for"
+
+
+def build_options(manifest: Manifest, precision: str | None, build: BuildOptions | None) -> BuildOptions:
+    """How to build an engine.
+
+    Raises:
+        UsageError: the precision is given twice, differently.
+    """
+    if build is None:
+        return BuildOptions(precision or manifest.precision)
+    if precision not in (None, build.precision):
+        raise UsageError(f"precision {precision} was asked for, and {build.precision} in the build options")
+    return build
 
 
 def choose_graph(manifest: Manifest, precision: str | None, graph: str) -> str:
@@ -223,10 +295,3 @@ def choose_graph(manifest: Manifest, precision: str | None, graph: str) -> str:
             return name
     held = ", ".join(f"{name} ({info.precision})" for name, info in manifest.graphs.items())
     raise UsageError(f"{manifest.name} has no graph for precision {precision}, graph {graph}; it holds {held}")
-
-
-def _check_input(session: Session, preprocess: Preprocessor) -> None:
-    wanted = (preprocess.spec.input_name, preprocess.shape, preprocess.dtype.name)
-    got = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
-    if got != [wanted]:
-        raise BundleError(f"the graph's inputs do not fit its manifest: expected {wanted}, got {got}; export it again")

@@ -5,8 +5,9 @@
                             ┘           └ …           ┘
 
 A recording is lossless: whoever is slowest sets the pace. A live source never waits: the newest frame wins, and
-each frame that is not processed is counted under its cause. One lane per core, each with one thread, is faster than
-one session with many (measured: 1.03 to 1.08 of the many-threaded session's bare speed, everything included).
+each frame that is not processed is counted under its cause. On a CPU, one lane per core, each with one thread, is
+faster than one session with many (measured: 1.03 to 1.08 of the many-threaded session's bare speed, everything
+included). A GPU has two lanes: one uploads and preprocesses while the other infers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import Protocol
 
 from edgevision.errors import SourceError, UsageError
 from edgevision.frame import Frame
-from edgevision.machine import cores
 from edgevision.queues import Intake, Reorder, Ticket
 from edgevision.results import Result
 from edgevision.run_report import RunReport, SourceReport, Statistics
@@ -47,6 +47,8 @@ class Lane(Protocol):
 
 class LaneModel(Protocol):
     """What a pipeline needs of a model."""
+
+    def lanes(self) -> int: ...
 
     def open_lane(self, threads: int = 1) -> Lane: ...
 
@@ -82,7 +84,7 @@ class Pipeline:
             max_age_ms: frames of live sources older than this are not processed but counted as `too_old`.
             frames: stop after this many results, all sources together.
             duration_s: stop after this time.
-            lanes: workers side by side; None: one for each core of this process.
+            lanes: workers side by side; None: as many as the model says, one per core on a CPU.
             on_result: called with each frame, result and stage times, in order, in the output thread.
 
         Raises:
@@ -96,7 +98,7 @@ class Pipeline:
             if value is not None and not value > 0:
                 raise UsageError(f"{name} is above zero, got {value}")
         self._model, self._sources, self._sinks, self._on_result = model, tuple(sources), tuple(sinks), on_result
-        self._lane_count, self._duration_s = lanes or cores(), duration_s
+        self._lane_count, self._duration_s = lanes or model.lanes(), duration_s
         live = [source.live for source in sources]
         self._intake = Intake(live, depth=self._lane_count + 1, max_age_ms=max_age_ms, limit=frames)
         self._reorder: Reorder[_Done] = Reorder(window=2 * self._lane_count)

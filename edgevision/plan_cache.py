@@ -21,18 +21,13 @@ from typing import BinaryIO
 from edgevision import file_lock
 from edgevision.backends.built_plan import BuiltPlan
 from edgevision.errors import BuildError
-from edgevision.files import sha256
+from edgevision.files import sha256, user_cache
 from edgevision.plan_facts import PlanFacts, PlanKey, facts_path, read_facts, write_plan
 
 LIMIT_BYTES = 4 << 30
 WAIT_LIMIT_S = 3600.0
 _log = logging.getLogger(__name__)
 _told: set[Path] = set()
-
-
-def cache_folder() -> Path:
-    """This user's folder of plans; it need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgevision" / "plans"
 
 
 @dataclass
@@ -74,7 +69,7 @@ class PlanCache:
             limit_bytes: size of all plans above which unused ones are removed, the longest unused first.
             wait_limit_s: how long to wait for another process that builds the same plan.
         """
-        self.folder = folder or cache_folder()
+        self.folder = folder or user_cache("plans")
         self._limit_bytes, self._wait_limit_s = limit_bytes, wait_limit_s
 
     def path(self, key: PlanKey) -> Path:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevision.frame import Frame
+from edgevision.machine import cores
 from edgevision.results import Detections
 from edgevision.sources.base import ClosesOnExit, SourceStatus
 
@@ -74,6 +75,9 @@ class CountingModel:
     def __init__(self, delay_s: float = 0.0, fails_at: int | None = None) -> None:
         self.delay_s, self.fails_at = delay_s, fails_at
         self.opened = self.closed = 0
+
+    def lanes(self) -> int:
+        return cores()
 
     def open_lane(self, threads: int = 1) -> CountingLane:
         self.opened += 1

@@ -11,8 +11,15 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from edgevision.backends.base import TensorSpec
-from edgevision.backends.tensorrt_api import Api, open_logger, open_recorder
-from edgevision.backends.tensorrt_types import ICudaEngine, IExecutionContext, Runtime
+from edgevision.backends.tensorrt_api import Api, Records, open_logger, open_recorder
+from edgevision.backends.tensorrt_types import (
+    DataType,
+    ICudaEngine,
+    IErrorRecorder,
+    IExecutionContext,
+    ILogger,
+    Runtime,
+)
 from edgevision.errors import PlanError, SessionError
 
 if TYPE_CHECKING:
@@ -47,10 +54,13 @@ class Engine:
         """
         self.title, self.device = api.title, device
         self._api, self._lock = api, threading.Lock()
-        self._log = open_logger(api)
+        log = open_logger(api)
+        self._log: ILogger = log  # the runtime does not keep it alive
+        self._records: Records = log.records
         self._engine: ICudaEngine | None = None
+        self._runtime: Runtime | None = None
         with device.current():
-            runtime: Runtime = api.module.Runtime(self._log)
+            runtime: Runtime = api.module.Runtime(log)
             # Version-compatible plans carry code for the host. Plans come from our own cache, hash and all.
             runtime.engine_host_code_allowed = True
             if dla_core is not None:
@@ -59,7 +69,7 @@ class Engine:
             if engine is None:
                 raise PlanError(
                     f"{api.title} on {device.name} (SM {device.sm}) refuses this plan, which was built for {origin}"
-                    f"{self._log.records.said}. Build it for this machine with: edgevision build BUNDLE"
+                    f"{self._records.said}. Build it for this machine with: edgevision build BUNDLE"
                 )
             # An engine does not keep its runtime alive.
             self._runtime, self._engine = runtime, engine
@@ -81,10 +91,11 @@ class Engine:
             context: IExecutionContext = self._engine.create_execution_context()
             if context is None:
                 raise SessionError(
-                    f"{self.title} cannot open an execution context{self._log.records.said}; "
+                    f"{self.title} cannot open an execution context{self._records.said}; "
                     "if memory is short, close other models or run fewer lanes"
                 )
-            return EngineContext(self, context, open_recorder(self._api))
+            recorder = open_recorder(self._api)
+            return EngineContext(self, context, recorder, recorder.records)
 
     def layers(self) -> list[dict[str, Any]]:
         """What EngineInspector tells of each layer: with detailed profiling an object, otherwise just its `Name`."""
@@ -107,8 +118,9 @@ class Engine:
 class EngineContext:
     """One stream's way to run an engine; open it with `Engine.open_context`. Not for two threads at once."""
 
-    def __init__(self, engine: Engine, context: IExecutionContext, recorder: Any) -> None:
-        self._engine, self._recorder = engine, recorder
+    def __init__(self, engine: Engine, context: IExecutionContext, recorder: IErrorRecorder, records: Records) -> None:
+        self._engine, self._records = engine, records
+        self._recorder: IErrorRecorder = recorder
         context.error_recorder = recorder
         self._context: IExecutionContext | None = context
         self._batch = 0
@@ -125,7 +137,9 @@ class EngineContext:
             SessionError: there is no such tensor, or TensorRT refuses the address.
         """
         if not self._open().set_tensor_address(name, address):
-            raise SessionError(f"{self._engine.title} refuses address {address:#x} for tensor {name!r}{self._said()}")
+            raise SessionError(
+                f"{self._engine.title} refuses address {address:#x} for tensor {name!r}{self._records.said}"
+            )
 
     def set_batch(self, count: int) -> None:
         """The number of pictures of the following runs.
@@ -144,7 +158,7 @@ class EngineContext:
         if least < most:
             for spec in self._engine.inputs:
                 if not context.set_input_shape(spec.name, (count, *spec.shape[1:])):
-                    raise SessionError(f"{self._engine.title} refuses a batch of {count}{self._said()}")
+                    raise SessionError(f"{self._engine.title} refuses a batch of {count}{self._records.said}")
         self._batch = count
 
     def enqueue(self, stream: Stream) -> None:
@@ -154,16 +168,12 @@ class EngineContext:
             SessionError: TensorRT could not enqueue it.
         """
         if not self._open().execute_async_v3(stream.handle):
-            raise SessionError(f"{self._engine.title} failed to run{self._said()}")
+            raise SessionError(f"{self._engine.title} failed to run{self._records.said}")
 
     def _open(self) -> IExecutionContext:
         if self._context is None:
             raise SessionError("this context is closed; open another one")
         return self._context
-
-    def _said(self) -> str:
-        said: str = self._recorder.records.said
-        return said
 
     def close(self) -> None:
         """Free it; may be called twice."""
@@ -202,7 +212,7 @@ def _tensors(
     return tuple(specs[name] for name in ins), tuple(specs[name] for name in outs), batch
 
 
-def _dtype(api: Api, name: str, kind: Any) -> str:
+def _dtype(api: Api, name: str, kind: DataType) -> str:
     try:
         dtype: str = api.module.nptype(kind)().dtype.name
     except TypeError as error:

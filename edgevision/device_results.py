@@ -1,0 +1,284 @@
+"""From an engine's outputs in GPU memory to results on the host, one class per way; the kernels' half of postprocess.
+
+Only what is kept crosses to the host. Where the GPU shares the host's memory (Jetson) the kernels write into host
+memory directly; elsewhere one copy brings the result over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevision.backends.base import TensorSpec
+from edgevision.geometry import Placement
+from edgevision.manifest import Manifest
+from edgevision.postprocess import Postprocess, Selection, has_class_map, open_postprocess
+from edgevision.results import Detections, Result, SegmentationMap
+
+if TYPE_CHECKING:
+    from edgevision.cuda import Buffer, Device, Module, Pinned, Stream
+
+
+class HostArray:
+    """Bytes that the GPU writes and the host reads: mapped host memory where both share it, else a pair of buffers."""
+
+    def __init__(self, device: Device, nbytes: int) -> None:
+        self._device = device
+        self.nbytes = nbytes
+        self._pinned: Pinned = device.pinned((nbytes,), np.uint8)
+        self._buffer: Buffer | None = None
+        if self._pinned.address is None:
+            try:
+                self._buffer = device.allocate(nbytes)
+            except BaseException:
+                self._pinned.close()
+                raise
+
+    @property
+    def address(self) -> int:
+        """Where the GPU writes."""
+        address = self._pinned.address if self._buffer is None else self._buffer.address
+        assert address is not None
+        return address
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """(nbytes,) uint8: what the host reads once the stream is done."""
+        array: NDArray[np.uint8] = self._pinned.array
+        return array
+
+    def fetch(self, nbytes: int, stream: Stream) -> None:
+        """Bring the first bytes to the host, unless they are written there anyway."""
+        if self._buffer is not None:
+            self._device.download(self._pinned.array[:nbytes], self._buffer.address, stream)
+
+    def close(self) -> None:
+        """Free it; may be called twice."""
+        self._pinned.close()
+        if self._buffer is not None:
+            self._buffer.close()
+
+
+class Finish(Protocol):
+    """The last stage of a lane. `fit`, `launch`, `fetch` and, when the stream is done, `results`, in this order.
+
+    Attributes:
+        generation: grows when `fit` moved a buffer, so that a captured graph no longer fits.
+        note: why the work is not all done on the device; empty where it is.
+    """
+
+    generation: int
+    note: str
+
+    def fit(self, placements: Sequence[Placement]) -> None:
+        """Make room for the results of these pictures."""
+        ...
+
+    def launch(self, stream: Stream) -> None:
+        """Enqueue the kernels; may be captured."""
+        ...
+
+    def fetch(self, stream: Stream) -> None:
+        """Enqueue the copy to the host, where one is needed."""
+        ...
+
+    def results(self, placements: Sequence[Placement]) -> list[Result]:
+        """New arrays: they stay valid."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_finish(
+    device: Device,
+    module: Module,
+    manifest: Manifest,
+    selection: Selection | None,
+    outputs: Mapping[str, tuple[TensorSpec, int]],
+    pictures_address: int,
+    input_wh: tuple[int, int],
+) -> Finish:
+    """The last stage of a bundle's task.
+
+    Args:
+        outputs: name -> tensor at the largest batch, and its address.
+        pictures_address: the batch's records, see kernels.picture.
+
+    Raises:
+        BundleError: the outputs are not the task's normal form.
+    """
+    specs = one_picture([spec for spec, _ in outputs.values()])
+    if manifest.task == "semantic":
+        has_map = has_class_map(manifest, specs)
+        return ClassFinish(device, module, manifest, has_map, outputs, pictures_address, input_wh)
+    postprocess = open_postprocess(manifest, specs, selection)
+    if manifest.task == "detection" and selection is not None and selection.nms.suppression == "greedy":
+        return BoxFinish(device, module, manifest, selection, outputs, pictures_address)
+    return HostFinish(device, manifest, postprocess, outputs)
+
+
+class BoxFinish:
+    """Threshold, NMS and boxes in source pixels, on the device."""
+
+    note = ""
+
+    def __init__(
+        self,
+        device: Device,
+        module: Module,
+        manifest: Manifest,
+        selection: Selection,
+        outputs: Mapping[str, tuple[TensorSpec, int]],
+        pictures_address: int,
+    ) -> None:
+        from edgevision.kernels.cuda_nms import CudaNms
+
+        self.generation = 0
+        (boxes, self._boxes), (_, self._scores) = outputs["boxes"], outputs["scores"]
+        self._pictures, self._names = pictures_address, manifest.labels
+        self._nms = CudaNms(device, module, boxes.shape[1], selection.nms, selection.thresholds, boxes.shape[0])
+        try:
+            self._host = HostArray(device, self._nms.result_nbytes)
+        except BaseException:
+            self._nms.close()
+            raise
+        self._views = self._nms.split(self._host.array)
+
+    def fit(self, placements: Sequence[Placement]) -> None: ...
+
+    def launch(self, stream: Stream) -> None:
+        self._nms(self._boxes, self._scores, self._pictures, self._host.address, stream)
+
+    def fetch(self, stream: Stream) -> None:
+        self._host.fetch(self._host.nbytes, stream)
+
+    def results(self, placements: Sequence[Placement]) -> list[Result]:
+        counts, boxes, scores, classes = self._views
+        return [
+            Detections(boxes[i, :n].copy(), scores[i, :n].copy(), classes[i, :n].astype(np.int64), self._names)
+            for i, n in enumerate(counts[: len(placements)].tolist())
+        ]
+
+    def close(self) -> None:
+        self._nms.close()
+        self._host.close()
+
+
+class ClassFinish:
+    """Argmax where the graph leaves it to us, and class maps at source size, on the device."""
+
+    note = ""
+
+    def __init__(
+        self,
+        device: Device,
+        module: Module,
+        manifest: Manifest,
+        has_map: bool,
+        outputs: Mapping[str, tuple[TensorSpec, int]],
+        pictures_address: int,
+        input_wh: tuple[int, int],
+    ) -> None:
+        from edgevision.kernels.cuda_semantic import CudaSemantic
+
+        self.generation = 0
+        self._device, self._pictures, self._names = device, pictures_address, manifest.labels
+        spec, self._output = outputs["class_map" if has_map else "logits"]
+        self._dtype = np.dtype(spec.dtype if has_map else np.uint8 if len(manifest.labels) <= 255 else np.int32)
+        self._batch = spec.shape[0]
+        self._mapper = CudaSemantic(
+            device, module, input_wh, spec.shape[:-3:-1], len(manifest.labels), has_map, self._batch
+        )
+        self._slot_nbytes, self._fetched = 0, 0
+        self._host: HostArray | None = None
+
+    def fit(self, placements: Sequence[Placement]) -> None:
+        most = max(self._nbytes(placement) for placement in placements)
+        if most > self._slot_nbytes:
+            if self._host is not None:
+                self._host.close()
+                self._host = None
+            slot = -(-most // 256) * 256
+            self._slot_nbytes = 0  # until there is memory again
+            self._host = HostArray(self._device, slot * self._batch)
+            self._slot_nbytes = slot
+            self.generation += 1
+        self._fetched = (len(placements) - 1) * self._slot_nbytes + self._nbytes(placements[-1])
+
+    def _nbytes(self, placement: Placement) -> int:
+        width, height = placement.source_wh
+        return width * height * self._dtype.itemsize
+
+    def launch(self, stream: Stream) -> None:
+        assert self._host is not None
+        self._mapper(self._output, self._pictures, self._host.address, self._slot_nbytes, stream)
+
+    def fetch(self, stream: Stream) -> None:
+        assert self._host is not None
+        self._host.fetch(self._fetched, stream)
+
+    def results(self, placements: Sequence[Placement]) -> list[Result]:
+        assert self._host is not None
+        found: list[Result] = []
+        for i, placement in enumerate(placements):
+            start = i * self._slot_nbytes
+            width, height = placement.source_wh
+            pixels = self._host.array[start : start + self._nbytes(placement)].view(self._dtype)
+            found.append(SegmentationMap(pixels.reshape(height, width).copy(), self._names))
+        return found
+
+    def close(self) -> None:
+        self._mapper.close()
+        if self._host is not None:
+            self._host.close()
+
+
+class HostFinish:
+    """All outputs to the host, and the CPU's postprocess: for tasks without kernels of their own."""
+
+    def __init__(
+        self,
+        device: Device,
+        manifest: Manifest,
+        postprocess: Postprocess,
+        outputs: Mapping[str, tuple[TensorSpec, int]],
+    ) -> None:
+        self.generation = 0
+        self.note = f"{manifest.task} is finished on the CPU, from all of the network's outputs"
+        self._device, self._postprocess = device, postprocess
+        self._pairs: list[tuple[Pinned, int]] = []
+        try:
+            for spec, address in outputs.values():
+                self._pairs.append((device.pinned(spec.shape, np.dtype(spec.dtype)), address))
+        except BaseException:
+            self.close()
+            raise
+        self._arrays: dict[str, NDArray[Any]] = {
+            name: pinned.array for name, (pinned, _) in zip(outputs, self._pairs, strict=True)
+        }
+
+    def fit(self, placements: Sequence[Placement]) -> None: ...
+
+    def launch(self, stream: Stream) -> None: ...
+
+    def fetch(self, stream: Stream) -> None:
+        for pinned, address in self._pairs:
+            self._device.download(pinned.array, address, stream)
+
+    def results(self, placements: Sequence[Placement]) -> list[Result]:
+        return [
+            self._postprocess({name: array[i : i + 1] for name, array in self._arrays.items()}, placement)
+            for i, placement in enumerate(placements)
+        ]
+
+    def close(self) -> None:
+        for pinned, _ in self._pairs:
+            pinned.close()
+
+
+def one_picture(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """The same tensors for one picture."""
+    return [TensorSpec(spec.name, (1, *spec.shape[1:]), spec.dtype) for spec in specs]
