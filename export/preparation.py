@@ -18,6 +18,7 @@ from edgevision.export.graph_loading import load_graph
 from edgevision.export.heads.base import NormalForm, SourceModel
 from edgevision.export.preprocessing import image_input, resolve_preprocess
 from edgevision.export.report import ExportReport
+from edgevision.export.side_inputs import fix_side_inputs
 from edgevision.export.simplification import simplify
 from edgevision.labels import load_labels
 from edgevision.manifest import Nms, Preprocess
@@ -71,7 +72,8 @@ def prepare(source: Path | str | bytes, config: ExportConfig, report: ExportRepo
     with report.step("load") as facts:
         loaded = load_graph(source, config.input_wh)
         graph = loaded.graph
-        facts.update(loaded.facts, constants_folded=fold_constants(graph))
+        side_inputs = fix_side_inputs(graph, image_input(graph).wh)
+        facts.update(loaded.facts, side_inputs=side_inputs, constants_folded=fold_constants(graph))
         report.source_sha256 = loaded.sha256
     with report.step("identify") as facts:
         given = load_labels(config.labels) if config.labels is not None else loaded.metadata.labels
