@@ -27,6 +27,7 @@ from edgevision.results import Detections, Result, SegmentationMap
 
 CONFIDENCE_FLOOR = 0.01
 """Least confidence of the boxes that enter average precision."""
+_UINT8_GAIN = 12 / 11  # of uniform noise in -0.5..0.5: rounded, its variance is 1/12, as it was
 _KEYS = ("map_50_95", "map_50", "miou", "pixel_accuracy", "recall_at_threshold", "precision_at_threshold", "per_class")
 
 
@@ -64,7 +65,7 @@ def evaluate(
 
     Raises:
         DatasetError: the data set does not fit the model, or a picture or mask cannot be read.
-        UsageError: an option is out of range, or the input cannot be dithered.
+        UsageError: an option is out of range.
         BundleError, SessionError: the bundle cannot be used.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
@@ -82,10 +83,11 @@ def evaluate(
     floor = None if threshold is None else min(CONFIDENCE_FLOOR, threshold)
     with Model(bundle, precision=precision, graph=graph, threads=1, confidence=floor) as model:
         label = f"evaluating {manifest.name}, {model.graph_name}"
+        spec = manifest.preprocess_of(model.graph_name)
         runs = []
         with Progress(label, count * repeats, quiet=quiet) as progress:
             for run in range(repeats):
-                dither = Dither(manifest.preprocess, run) if repeats > 1 else None
+                dither = Dither(spec, run) if repeats > 1 else None
                 score = _score(dataset, match, count, threshold)
                 _each_picture(model, dataset, count, score, dither, progress)
                 runs.append(score.metrics())
@@ -104,23 +106,30 @@ def evaluate(
 
 
 class Dither:
-    """Uniform noise of up to half a grey level on the network's input, a function of run and picture number only."""
+    """Uniform noise of up to half a grey level on the network's input, a function of run and picture number only: all
+    graphs of a bundle see the same, whatever form their input has.
+
+    An input of whole levels has no room for it. There the noise, a little enlarged, is rounded: one value of twelve
+    moves by a level, which is the same variance.
+    """
 
     def __init__(self, spec: Preprocess, run: int) -> None:
-        """Raises UsageError: the input is uint8, where less than one grey level rounds away."""
-        if spec.dtype == "uint8":
-            raise UsageError("the input takes whole grey levels, half a level of dither rounds away: use --repeats 1")
-        levels = 1 / np.abs(np.array(spec.std, np.float32))
-        self._scale = levels[:, None, None] if spec.layout == "nchw" else levels
-        self._run = run
+        self._spec, self._run = spec, run
+        self._levels = (1 / np.array(spec.std, np.float32))[:, None, None]
 
     def __call__(self, tensor: NDArray[Any], picture: int) -> NDArray[Any]:
         """`tensor` with noise, a new array."""
-        noise = np.random.default_rng([self._run, picture]).random(tensor.shape, np.float32)
+        width, height = self._spec.input_wh
+        noise = np.random.default_rng([self._run, picture]).random((3, height, width), np.float32)  # red, green, blue
         noise -= 0.5
-        noise *= self._scale
-        noise += tensor
-        return noise
+        if self._spec.color == "bgr":
+            noise = noise[::-1]
+        whole = self._spec.dtype == "uint8"
+        noise = np.rint(noise * np.float32(_UINT8_GAIN)) if whole else noise * self._levels
+        if self._spec.layout == "nhwc":
+            noise = noise.transpose(1, 2, 0)
+        noise = np.ascontiguousarray(noise) + tensor
+        return noise.clip(0, 255).astype(np.uint8) if whole else noise
 
 
 class _Score(Protocol):

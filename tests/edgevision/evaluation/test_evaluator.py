@@ -156,7 +156,7 @@ def test_figures_do_not_depend_on_the_number_of_lanes(tmp_path: Path, monkeypatc
     segmenter, masks = write_segmenter(tmp_path / "segmenter.edge"), open_dataset(masks_dataset(tmp_path / "m")[0])
     results = []
     for lanes in (1, 5):
-        monkeypatch.setattr("edgevision.evaluation.evaluator.cores", lambda lanes=lanes: lanes)
+        monkeypatch.setattr("edgevision.cpu_lane.cores", lambda lanes=lanes: lanes)
         results.append((evaluate(bundle, dataset, repeats=2), evaluate(segmenter, masks)))
     assert results[0] == results[1]
 
@@ -194,9 +194,19 @@ def test_dither_is_half_a_grey_level_of_each_channel(layout: str) -> None:
     assert not (Dither(spec, run=0)(tensor, 8) - tensor == noise).all()
 
 
-def test_whole_grey_levels_cannot_be_dithered() -> None:
-    with pytest.raises(UsageError, match="rounds away"):
-        Dither(Preprocess("image", (8, 8), dtype="uint8"), run=0)
+def test_whole_grey_levels_get_the_same_noise_rounded() -> None:
+    """One value of twelve moves, by a level: the same variance, from the same numbers, in the picture's own places."""
+    planes, rows = Preprocess("image", (96, 64)), Preprocess("image", (96, 64), "nhwc", "uint8", color="bgr")
+    noise = Dither(planes, run=1)(np.zeros((1, 3, 64, 96), np.float32), 7)[0]
+    levels = np.full((1, 64, 96, 3), 100, np.uint8)
+    dithered = Dither(rows, run=1)(levels, 7)
+    assert (dithered.dtype, dithered.shape, dithered.flags.c_contiguous) == (np.uint8, levels.shape, True)
+    moved = dithered[0].transpose(2, 0, 1)[::-1].astype(int) - 100
+    np.testing.assert_array_equal(moved, np.where(np.abs(noise) > 11 / 24, np.sign(noise), 0))
+    assert np.var(moved) == pytest.approx(np.var(noise), rel=0.05) == pytest.approx(1 / 12, rel=0.05)
+    for level in (0, 255):
+        ends = Dither(rows, run=1)(np.full_like(levels, level), 7).astype(int)
+        assert np.abs(ends - level).max() == 1, "levels end at black and white"
 
 
 def test_graphs_side_by_side(tmp_path: Path) -> None:
