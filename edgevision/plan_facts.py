@@ -73,6 +73,7 @@ class PlanFacts:
         notes: what else is to know about the build.
         seconds: that the build took.
         layers: what was built; empty where that TensorRT does not tell.
+        quantised, int8: see BuiltPlan.
     """
 
     key: dict[str, Any]
@@ -84,6 +85,8 @@ class PlanFacts:
     notes: tuple[str, ...]
     seconds: float
     layers: tuple[EngineLayer, ...]
+    quantised: tuple[str, ...]
+    int8: tuple[str, ...]
 
     @classmethod
     def of(cls, key: PlanKey, built: BuiltPlan) -> PlanFacts:
@@ -98,6 +101,8 @@ class PlanFacts:
             built.notes,
             round(built.seconds, 3),
             built.layers,
+            built.quantised,
+            built.int8,
         )
 
     @classmethod
@@ -122,6 +127,8 @@ class PlanFacts:
                 tuple(map(str, data["notes"])),
                 float(data["seconds"]),
                 layers,
+                tuple(map(str, data["quantised"])),
+                tuple(map(str, data["int8"])),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
