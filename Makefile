@@ -15,7 +15,7 @@ INTERPRETERS = $(shell scripts/interpreters)
 demo: $(VENV)/.installed
 	$(BIN)/edgevision demo --output demo
 
-test: $(VENV)/.installed
+test: $(VENV)/.device
 	$(BIN)/python -m pytest -q $(ARGS)
 
 test-all:
@@ -43,6 +43,11 @@ bench: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml scripts/set-up
 	scripts/set-up "$(PYTHON)" "$(VENV)" "$(EXTRAS)"
+	@touch $@
+
+# What the tests of the device path run on, where there is no GPU.
+$(VENV)/.device: $(VENV)/.installed scripts/set-up-device
+	scripts/set-up-device "$(VENV)"
 	@touch $@
 
 clean:

@@ -1,0 +1,418 @@
+// Streams: queues of deferred work. Events, copies, memory sets, host functions.
+#include <chrono>
+#include <cstring>
+#include <optional>
+
+#include "driver.h"
+
+namespace standin {
+namespace {
+
+constexpr auto PATIENCE = std::chrono::seconds(120);  // for work that another thread runs
+
+Event *event_of(CUevent handle) {
+    auto found = state().events.find(handle);
+    if (found == state().events.end()) throw Refusal{CUDA_ERROR_INVALID_HANDLE, "no event has this handle"};
+    if (!found->second->alive) throw Refusal{CUDA_ERROR_INVALID_HANDLE, "the event was destroyed"};
+    return found->second;
+}
+
+void execute(Queued &item) {
+    if (item.operation.run) item.operation.run();
+    if (item.mark) item.mark->time_ms = now_ms();
+}
+
+// Runs the operation at the front, or what it waits for, or waits for the thread that does.
+void step(Lock &lock, Stream *stream) {
+    if (stream->busy) {
+        if (state().changed.wait_for(lock, PATIENCE) == std::cv_status::timeout)
+            throw Refusal{CUDA_ERROR_LAUNCH_TIMEOUT, "work that another thread runs does not end"};
+        return;
+    }
+    if (auto awaited = stream->queue.front().awaits; awaited && !awaited->done) {
+        advance(lock, awaited->stream, awaited->position);
+        return;
+    }
+    Queued item = std::move(stream->queue.front());
+    stream->queue.pop_front();
+    stream->busy = true;
+    std::optional<Refusal> refusal;
+    if (deferred_failure() == CUDA_SUCCESS) {  // after a failure nothing runs any more
+        lock.unlock();
+        try {
+            execute(item);
+        } catch (const Refusal &thrown) {
+            refusal = thrown;
+        }
+        lock.lock();
+    }
+    if (refusal) fail_deferred(refusal->code, item.operation.what + ": " + refusal->words);
+    if (item.mark) item.mark->done = true;
+    stream->busy = false;
+    ++stream->done;
+    state().changed.notify_all();
+}
+
+// An async copy touches host memory at once where it is pageable, and when it runs where it is page-locked.
+CUresult upload(Lock &, const char *what, CUdeviceptr to, const void *from, size_t bytes, Stream *stream) {
+    device_range(to, bytes, "writes");
+    host_range(from, bytes, "reads");
+    std::shared_ptr<std::vector<char>> snapshot;
+    if (!is_pinned(from)) {
+        refuse_capture(stream, "a copy from pageable memory cannot be captured");
+        count("pageable_copies");
+        const auto *start = static_cast<const char *>(from);
+        snapshot = std::make_shared<std::vector<char>>(start, start + bytes);
+    }
+    enqueue(stream, {what, [=] {
+                         device_range(to, bytes, "writes");
+                         if (!snapshot) host_range(from, bytes, "reads");
+                         memcpy(reinterpret_cast<void *>(to), snapshot ? snapshot->data() : from, bytes);
+                         Lock lock(state().mutex);
+                         count("uploads");
+                         count("upload_bytes", static_cast<int64_t>(bytes));
+                     }});
+    return CUDA_SUCCESS;
+}
+
+CUresult download(Lock &lock, const char *what, void *to, CUdeviceptr from, size_t bytes, Stream *stream) {
+    device_range(from, bytes, "reads");
+    host_range(to, bytes, "writes");
+    bool pinned = is_pinned(to);
+    if (!pinned) {
+        refuse_capture(stream, "a copy to pageable memory cannot be captured");
+        count("pageable_copies");
+    }
+    enqueue(stream, {what, [=] {
+                         device_range(from, bytes, "reads");
+                         host_range(to, bytes, "writes");
+                         memcpy(to, reinterpret_cast<void *>(from), bytes);
+                         Lock inner(state().mutex);
+                         count("downloads");
+                         count("download_bytes", static_cast<int64_t>(bytes));
+                     }, to, bytes});
+    if (!pinned) advance(lock, stream, stream->enqueued);
+    return deferred_failure();
+}
+
+template <class Word>
+Operation filling(const char *what, CUdeviceptr to, Word value, size_t words) {
+    size_t bytes = words * sizeof(Word);
+    device_range(to, bytes, "writes");
+    if (to % sizeof(Word) != 0) throw Refusal{CUDA_ERROR_INVALID_VALUE, hex(to) + " is not aligned to its words"};
+    return {what, [=] {
+                device_range(to, bytes, "writes");
+                for (size_t at = 0; at < words; ++at) memcpy(reinterpret_cast<void *>(to + at * sizeof value), &value, sizeof value);
+                Lock lock(state().mutex);
+                count("memsets");
+            }};
+}
+
+Operation copying(const char *what, CUdeviceptr to, CUdeviceptr from, size_t bytes) {
+    device_range(to, bytes, "writes");
+    device_range(from, bytes, "reads");
+    return {what, [=] {
+                device_range(to, bytes, "writes");
+                device_range(from, bytes, "reads");
+                memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes);
+                Lock lock(state().mutex);
+                count("device_copies");
+            }};
+}
+
+// What a blocking call does: at once, and without waiting for non-blocking streams, as on a GPU.
+void run_now(Lock &lock, Operation operation) {
+    lock.unlock();
+    std::optional<Refusal> refusal;
+    try {
+        operation.run();
+    } catch (const Refusal &thrown) {
+        refusal = thrown;
+    }
+    lock.lock();
+    count("blocking_calls");
+    if (refusal) throw Refusal(*refusal);
+}
+
+void record(Event *event, Stream *stream) {
+    event->capture.reset();
+    Queued item{{"an event's record", nullptr}, nullptr, nullptr};
+    item.mark = event->mark = std::make_shared<Mark>(Mark{stream, ++stream->enqueued});
+    stream->queue.push_back(std::move(item));
+}
+
+}  // namespace
+
+double now_ms() {
+    using namespace std::chrono;
+    return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
+}
+
+Stream *stream_of(CUstream handle) {
+    if (reinterpret_cast<uintptr_t>(handle) <= 2)
+        throw Refusal{CUDA_ERROR_INVALID_HANDLE, "work on the default stream, which would wait for the streams of others"};
+    auto found = state().streams.find(handle);
+    if (found == state().streams.end()) throw Refusal{CUDA_ERROR_INVALID_HANDLE, "no stream has this handle"};
+    if (!found->second->alive) throw Refusal{CUDA_ERROR_INVALID_HANDLE, "the stream was destroyed"};
+    return found->second;
+}
+
+void enqueue(Stream *stream, Operation operation) {
+    if (stream->capture) {
+        captured(*stream->capture, stream, std::move(operation));
+        return;
+    }
+    if (operation.undefined != nullptr) poison(operation.undefined, operation.undefined_bytes);
+    ++stream->enqueued;
+    stream->queue.push_back({std::move(operation), nullptr, nullptr});
+}
+
+void advance(Lock &lock, Stream *stream, uint64_t position) {
+    while (stream->done < position) step(lock, stream);
+}
+
+void advance_all(Lock &lock) {
+    std::vector<Stream *> all;
+    for (auto &[handle, stream] : state().streams) all.push_back(stream);
+    for (Stream *stream : all) advance(lock, stream, stream->enqueued);
+}
+
+}  // namespace standin
+
+using namespace standin;
+
+CUresult CUDAAPI cuStreamCreate(CUstream *handle, unsigned flags) {
+    return call("cuStreamCreate", CONTEXT, [&](Lock &) {
+        if (flags != CU_STREAM_NON_BLOCKING)
+            throw Refusal{CUDA_ERROR_INVALID_VALUE, "a blocking stream, which would wait for the default stream"};
+        auto *stream = new Stream;
+        state().streams[stream] = stream;
+        *handle = reinterpret_cast<CUstream>(stream);
+        count("streams_created");
+        return CUDA_SUCCESS;
+    });
+}
+
+CUresult CUDAAPI cuStreamDestroy(CUstream handle) {
+    return call("cuStreamDestroy", CONTEXT | CLEANUP, [&](Lock &) {
+        Stream *stream = stream_of(handle);
+        if (stream->capture) throw Refusal{CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "the stream captures"};
+        stream->alive = false;
+        if (stream->done != stream->enqueued && deferred_failure() == CUDA_SUCCESS)
+            complain("cuStreamDestroy: " + std::to_string(stream->enqueued - stream->done) + " operations are pending");
+        for (Queued &item : stream->queue)
+            if (item.mark) item.mark->done = true;
+        stream->queue.clear();
+        stream->done = stream->enqueued;
+        state().changed.notify_all();
+        return CUDA_SUCCESS;
+    });
+}
+
+CUresult CUDAAPI cuStreamSynchronize(CUstream handle) {
+    return call("cuStreamSynchronize", CONTEXT | BREAKS_CAPTURE, [&](Lock &lock) {
+        Stream *stream = stream_of(handle);
+        refuse_capture(stream, "the stream captures");
+        advance(lock, stream, stream->enqueued);
+        return deferred_failure();
+    });
+}
+
+// Asking makes one operation run, so that a loop that asks comes to an end.
+CUresult CUDAAPI cuStreamQuery(CUstream handle) {
+    return call("cuStreamQuery", CONTEXT | BREAKS_CAPTURE, [&](Lock &lock) {
+        Stream *stream = stream_of(handle);
+        refuse_capture(stream, "the stream captures");
+        if (stream->done == stream->enqueued) return CUDA_SUCCESS;
+        if (!stream->busy) step(lock, stream);
+        return CUDA_ERROR_NOT_READY;
+    });
+}
+
+CUresult CUDAAPI cuStreamWaitEvent(CUstream handle, CUevent event_handle, unsigned flags) {
+    return call("cuStreamWaitEvent", CONTEXT, [&](Lock &) {
+        Stream *stream = stream_of(handle);
+        Event *event = event_of(event_handle);
+        if (event->capture) {
+            Capture &capture = *event->capture;
+            if (state().captures.count(event->capture) == 0)
+                throw Refusal{CUDA_ERROR_INVALID_VALUE, "the event was recorded in a capture that has ended"};
+            if (stream->capture && stream->capture != event->capture) {
+                stream->capture->broken = capture.broken = true;
+                throw Refusal{CUDA_ERROR_STREAM_CAPTURE_MERGE, "the event belongs to another capture"};
+            }
+            stream->capture = event->capture;  // the stream joins
+            capture.frontier[stream].insert(event->nodes.begin(), event->nodes.end());
+            return CUDA_SUCCESS;
+        }
+        if (stream->capture) {
+            stream->capture->broken = true;
+            throw Refusal{CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "a capturing stream waits for an event outside its capture"};
+        }
+        if (flags != 0) throw Refusal{CUDA_ERROR_INVALID_VALUE, "flags outside a capture"};
+        if (!event->mark) return CUDA_SUCCESS;  // never recorded: nothing to wait for
+        ++stream->enqueued;
+        stream->queue.push_back({{"a wait for an event", nullptr}, nullptr, event->mark});
+        return CUDA_SUCCESS;
+    });
+}
+
+CUresult CUDAAPI cuEventCreate(CUevent *handle, unsigned flags) {
+    return call("cuEventCreate", CONTEXT, [&](Lock &) {
+        auto *event = new Event;
+        event->timed = (flags & CU_EVENT_DISABLE_TIMING) == 0;
+        state().events[event] = event;
+        *handle = reinterpret_cast<CUevent>(event);
+        count("events_created");
+        return CUDA_SUCCESS;
+    });
+}
+
+CUresult CUDAAPI cuEventDestroy(CUevent handle) {
+    return call("cuEventDestroy", CONTEXT | CLEANUP, [&](Lock &) {
+        event_of(handle)->alive = false;
+        return CUDA_SUCCESS;
+    });
+}
+
+static CUresult record_event(const char *name, CUevent event_handle, CUstream handle, unsigned flags) {
+    return call(name, CONTEXT, [&](Lock &) {
+        Event *event = event_of(event_handle);
+        Stream *stream = stream_of(handle);
+        if (flags == CU_EVENT_RECORD_EXTERNAL) {
+            if (!stream->capture) throw Refusal{CUDA_ERROR_INVALID_VALUE, "an external record outside a capture"};
+            Operation operation{"an event's record", nullptr};
+            operation.records = event;
+            captured(*stream->capture, stream, operation);
+        } else if (stream->capture) {
+            event->capture = stream->capture;
+            event->nodes = stream->capture->frontier[stream];
+        } else {
+            record(event, stream);
+        }
+        return CUDA_SUCCESS;
+    });
+}
+
+CUresult CUDAAPI cuEventRecord(CUevent event, CUstream stream) { return record_event("cuEventRecord", event, stream, 0); }
+
+CUresult CUDAAPI cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned flags) {
+    return record_event("cuEventRecordWithFlags", event, stream, flags);
+}
+
+static Mark *recorded(Event *event) {
+    if (event->capture) throw Refusal{CUDA_ERROR_CAPTURED_EVENT, "the event was recorded in a capture"};
+    return event->mark.get();
+}
+
+CUresult CUDAAPI cuEventSynchronize(CUevent handle) {
+    return call("cuEventSynchronize", CONTEXT | BREAKS_CAPTURE, [&](Lock &lock) {
+        Event *event = event_of(handle);
+        recorded(event);
+        std::shared_ptr<Mark> mark = event->mark;
+        if (mark && !mark->done) advance(lock, mark->stream, mark->position);
+        return deferred_failure();
+    });
+}
+
+CUresult CUDAAPI cuEventQuery(CUevent handle) {
+    return call("cuEventQuery", CONTEXT | BREAKS_CAPTURE, [&](Lock &lock) {
+        Event *event = event_of(handle);
+        recorded(event);
+        std::shared_ptr<Mark> mark = event->mark;
+        if (!mark || mark->done) return CUDA_SUCCESS;
+        if (!mark->stream->busy) step(lock, mark->stream);
+        return CUDA_ERROR_NOT_READY;
+    });
+}
+
+CUresult CUDAAPI cuEventElapsedTime(float *milliseconds, CUevent from, CUevent to) {
+    return call("cuEventElapsedTime", CONTEXT, [&](Lock &) {
+        Event *first = event_of(from), *last = event_of(to);
+        if (!first->timed || !last->timed) throw Refusal{CUDA_ERROR_INVALID_HANDLE, "an event made without timing"};
+        Mark *start = recorded(first), *end = recorded(last);
+        if (start == nullptr || end == nullptr) throw Refusal{CUDA_ERROR_INVALID_HANDLE, "an event that was never recorded"};
+        if (!start->done || !end->done) return CUDA_ERROR_NOT_READY;
+        *milliseconds = static_cast<float>(end->time_ms - start->time_ms);
+        return CUDA_SUCCESS;
+    });
+}
+
+CUresult CUDAAPI cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
+    return call("cuMemcpyHtoDAsync", CONTEXT,
+                [&](Lock &lock) { return upload(lock, "cuMemcpyHtoDAsync", to, from, bytes, stream_of(stream)); });
+}
+
+CUresult CUDAAPI cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    return call("cuMemcpyDtoHAsync", CONTEXT,
+                [&](Lock &lock) { return download(lock, "cuMemcpyDtoHAsync", to, from, bytes, stream_of(stream)); });
+}
+
+CUresult CUDAAPI cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    return call("cuMemcpyDtoDAsync", CONTEXT, [&](Lock &) {
+        enqueue(stream_of(stream), copying("cuMemcpyDtoDAsync", to, from, bytes));
+        return CUDA_SUCCESS;
+    });
+}
+
+CUresult CUDAAPI cuMemcpyHtoD(CUdeviceptr to, const void *from, size_t bytes) {
+    return call("cuMemcpyHtoD", CONTEXT | BREAKS_CAPTURE, [&](Lock &) {
+        device_range(to, bytes, "writes");
+        host_range(from, bytes, "reads");
+        memcpy(reinterpret_cast<void *>(to), from, bytes);
+        count("blocking_calls");
+        count("uploads");
+        count("upload_bytes", static_cast<int64_t>(bytes));
+        return CUDA_SUCCESS;
+    });
+}
+
+CUresult CUDAAPI cuMemcpyDtoH(void *to, CUdeviceptr from, size_t bytes) {
+    return call("cuMemcpyDtoH", CONTEXT | BREAKS_CAPTURE, [&](Lock &) {
+        device_range(from, bytes, "reads");
+        host_range(to, bytes, "writes");
+        memcpy(to, reinterpret_cast<void *>(from), bytes);
+        count("blocking_calls");
+        count("downloads");
+        count("download_bytes", static_cast<int64_t>(bytes));
+        return CUDA_SUCCESS;
+    });
+}
+
+CUresult CUDAAPI cuMemcpyDtoD(CUdeviceptr to, CUdeviceptr from, size_t bytes) {
+    return call("cuMemcpyDtoD", CONTEXT | BREAKS_CAPTURE, [&](Lock &lock) {
+        run_now(lock, copying("cuMemcpyDtoD", to, from, bytes));
+        return CUDA_SUCCESS;
+    });
+}
+
+#define FILL(NAME, WORD)                                                                       \
+    CUresult CUDAAPI NAME(CUdeviceptr to, WORD value, size_t words) {                          \
+        return call(#NAME, CONTEXT | BREAKS_CAPTURE, [&](Lock &lock) {                         \
+            run_now(lock, filling(#NAME, to, value, words));                                   \
+            return CUDA_SUCCESS;                                                               \
+        });                                                                                    \
+    }                                                                                          \
+    CUresult CUDAAPI NAME##Async(CUdeviceptr to, WORD value, size_t words, CUstream stream) {  \
+        return call(#NAME "Async", CONTEXT, [&](Lock &) {                                      \
+            enqueue(stream_of(stream), filling(#NAME "Async", to, value, words));              \
+            return CUDA_SUCCESS;                                                               \
+        });                                                                                    \
+    }
+FILL(cuMemsetD8, unsigned char)
+FILL(cuMemsetD16, unsigned short)
+FILL(cuMemsetD32, unsigned int)
+
+CUresult CUDAAPI cuLaunchHostFunc(CUstream handle, CUhostFn function, void *data) {
+    return call("cuLaunchHostFunc", CONTEXT, [&](Lock &) {
+        if (function == nullptr) throw Refusal{CUDA_ERROR_INVALID_VALUE, "no function"};
+        enqueue(stream_of(handle), {"a host function", [=] {
+                                        HostFunctionScope inside;
+                                        function(data);
+                                        check_guard_zones("a host function");
+                                        Lock lock(state().mutex);
+                                        count("host_functions");
+                                    }});
+        return CUDA_SUCCESS;
+    });
+}
