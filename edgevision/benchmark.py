@@ -30,6 +30,8 @@ def benchmark(
     path: Path | str,
     *,
     scenario: str = "single-stream",
+    backend: str = "auto",
+    device: int = 0,
     duration_s: float = 10.0,
     precision: str | None = None,
     graph: str = "auto",
@@ -42,6 +44,7 @@ def benchmark(
     Args:
         path: the bundle.
         scenario: one of loadgen.SCENARIOS.
+        backend, device: what runs it; see `edgevision.load`.
         duration_s: least time to measure, after warming up.
         precision, graph: which graph runs; see `edgevision.load`.
         threads: cores that one inference uses; None: all for single-stream, otherwise one, with a lane per core.
@@ -49,8 +52,9 @@ def benchmark(
         quiet: no progress.
 
     Returns:
-        `scenario`, `duration_s`, the bundle's `bundle`, `bundle_sha256`, `graph`, `precision`; what was measured (see
-        loadgen.run_scenario); `machine`, `software`, `telemetry`, and `warnings` about what disturbs the figures.
+        `scenario`, `duration_s`, the bundle's `bundle`, `bundle_sha256`, `graph`, `precision`; `model` (what ran it,
+        see Model.facts); what was measured (see loadgen.run_scenario); `machine`, `software`, `telemetry`, and
+        `warnings` about what disturbs the figures.
 
     Raises:
         UsageError: an option is out of range, does not apply, or the bundle has no such graph.
@@ -64,20 +68,23 @@ def benchmark(
         raise UsageError(f"sources are for the scenario pipeline, not for {scenario}")
     _check(duration_s, threads, sources)
     bundle = Bundle(path)
-    with Model(bundle, precision=precision, graph=graph, threads=threads) as model:
+    with Model(
+        bundle, backend=backend, device=device, precision=precision, graph=graph, threads=threads, quiet=quiet
+    ) as model:
         pictures = render_pictures()
         report = _observed(
             lambda: run_scenario(
                 model, scenario, pictures, duration_s, threads=threads, sources=sources or 1, quiet=quiet
             )
         )
-        graph_name = model.graph_name
+        facts = model.facts()
     return {
         "scenario": scenario,
         "duration_s": duration_s,
         **_identity(bundle),
-        "graph": graph_name,
-        "precision": bundle.manifest.graphs[graph_name].precision,
+        "graph": facts["graph"],
+        "precision": facts["precision"],
+        "model": facts,
         **report,
     }
 
@@ -101,8 +108,8 @@ def benchmark_int8(
             + (f": {manifest.cpu_graph_reason}" if manifest.cpu_graph_reason else "; export with --precision int8")
         )
     with (
-        Model(bundle, precision="fp32", threads=threads) as plain,
-        Model(bundle, precision="int8", graph="cpu", threads=threads) as quantised,
+        Model(bundle, backend="cpu", precision="fp32", threads=threads) as plain,
+        Model(bundle, backend="cpu", precision="int8", graph="cpu", threads=threads) as quantised,
     ):
         pictures = render_pictures()
         report = _observed(lambda: compare_speed(plain, quantised, pictures, duration_s, threads=threads, quiet=quiet))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from edgevision.cli.backend import add_backend_arguments, backend_text
 from edgevision.cli.output import finish, table
 from edgevision.manifest import PRECISIONS
 
@@ -22,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one picture at a time, 8 at once, all cores busy, or live cameras",
     )
     parser.add_argument("--duration", type=float, default=10.0, metavar="S", help="least time to measure, seconds")
-    parser.add_argument("--precision", choices=PRECISIONS, help="which graph runs (default: the CPU's best)")
+    add_backend_arguments(parser)
+    parser.add_argument("--precision", choices=PRECISIONS, help="which graph runs (default: the bundle's best here)")
     parser.add_argument(
-        "--graph", choices=("auto", "cpu", "tensorrt"), default="auto", help="whose form of the graph runs"
+        "--graph", choices=("auto", "cpu", "tensorrt"), default="auto", help="whose form of the graph runs on the CPU"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="cores that one inference uses")
     parser.add_argument("--sources", type=int, metavar="N", help="cameras of the pipeline scenario (default: 1)")
@@ -37,13 +39,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.compare:
         others = (args.scenario, args.precision, args.graph, args.sources)
-        if others != ("single-stream", None, "auto", None):
-            raise UsageError("--compare runs float and INT8 one picture at a time: only --duration and --threads apply")
+        if others != ("single-stream", None, "auto", None) or args.backend not in ("auto", "cpu"):
+            raise UsageError(
+                "--compare runs float and INT8 on the CPU, one picture at a time: only --duration and --threads apply"
+            )
         data = benchmark_int8(args.bundle, duration_s=args.duration, threads=args.threads, quiet=args.quiet)
     else:
         data = benchmark(
             args.bundle,
             scenario=args.scenario,
+            backend=args.backend,
+            device=args.device,
             duration_s=args.duration,
             precision=args.precision,
             graph=args.graph,
@@ -70,6 +76,8 @@ def text(data: dict[str, Any]) -> str:
             f"{data['fps']:.1f} pictures/s, {data['count']} queries, {data['graph']} ({data['precision']}), "
             f"{data['lanes']} lane(s) of {data['threads']} thread(s)"
         )
+    if "model" in data:
+        lines.append(backend_text(data["model"]))
     lines.append(_conditions(data["telemetry"]))
     return "\n".join([*lines, *(f"note: {warning}" for warning in data["warnings"])])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from edgevision.cli.backend import add_backend_arguments, backend_text
 from edgevision.cli.output import finish, table
 from edgevision.evaluation.specs import SPEC_HELP
 from edgevision.manifest import PRECISIONS
@@ -25,9 +26,10 @@ _COLUMNS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle written by edgevision export")
     parser.add_argument("--dataset", metavar="SPEC", required=True, help=SPEC_HELP)
-    parser.add_argument("--precision", choices=PRECISIONS, help="which graph runs (default: the CPU's best)")
+    add_backend_arguments(parser)
+    parser.add_argument("--precision", choices=PRECISIONS, help="which graph runs (default: the bundle's best here)")
     parser.add_argument(
-        "--graph", choices=("auto", "cpu", "tensorrt"), default="auto", help="whose form of the graph runs"
+        "--graph", choices=("auto", "cpu", "tensorrt"), default="auto", help="whose form of the graph runs on the CPU"
     )
     parser.add_argument("--compare", action="store_true", help="every graph of the bundle, side by side")
     parser.add_argument(
@@ -44,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from edgevision.errors import UsageError
     from edgevision.evaluation import compare, evaluate, open_dataset
 
-    if args.compare and (args.precision or args.graph != "auto"):
-        raise UsageError("--compare shows every graph of the bundle: leave out --precision and --graph")
+    if args.compare and (args.precision or args.graph != "auto" or args.backend not in ("auto", "cpu")):
+        raise UsageError("--compare shows every graph of the bundle, on the CPU: leave out --precision and --graph")
     bundle = Bundle(args.bundle)  # before the data set, which may take long to read
     dataset = open_dataset(args.dataset)
     options = {
@@ -58,7 +60,15 @@ def run(args: argparse.Namespace) -> int:
         data = compare(bundle, dataset, **options)
         results = list(data["graphs"].values())
     else:
-        data = evaluate(bundle, dataset, precision=args.precision, graph=args.graph, **options)
+        data = evaluate(
+            bundle,
+            dataset,
+            backend=args.backend,
+            device=args.device,
+            precision=args.precision,
+            graph=args.graph,
+            **options,
+        )
         results = [data]
     finish(args, data, _text(results))
     return 0
@@ -78,6 +88,7 @@ def _text(results: list[dict[str, Any]]) -> str:
     if first["threshold"] is not None:
         lines.append(f"Recall and precision at confidence {first['threshold']:g}, IoU 0.5.")
     if len(results) == 1:
+        lines.append(backend_text(first["model"]))
         lines += ["", _per_class(first["per_class"])]
     return "\n".join([*lines, *(f"note: {warning}" for warning in first["warnings"])])
 

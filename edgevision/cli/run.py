@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import edgevision.sinks
 import edgevision.sources
+from edgevision.cli.backend import add_backend_arguments, backend_text
 from edgevision.cli.output import finish
 from edgevision.errors import EdgeVisionError, UsageError
 from edgevision.manifest import PRECISIONS
@@ -34,8 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-age-ms", type=float, metavar="MS", help="skip frames of live sources older than this")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after this many seconds")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after this many results")
+    add_backend_arguments(parser)
     parser.add_argument("--precision", choices=PRECISIONS, help="which graph runs (default: the bundle's best here)")
-    parser.add_argument("--graph", choices=("auto", "cpu", "tensorrt"), default="auto", help="whose form of the graph")
+    parser.add_argument(
+        "--graph", choices=("auto", "cpu", "tensorrt"), default="auto", help="whose form of the graph runs on the CPU"
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         f"sources:\n{understood(edgevision.sources)}\n\nsinks:\n{understood(edgevision.sinks)}\n"
@@ -53,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         model = opened.enter_context(
             edgevision.load(
                 args.bundle,
+                backend=args.backend,
+                device=args.device,
                 precision=args.precision,
                 graph=args.graph,
                 threads=1,
@@ -60,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
                 iou=args.iou,
                 classes=classes,
                 max_detections=args.max_detections,
+                quiet=args.quiet,
             )
         )
         sources = [opened.enter_context(source) for source in open_sources(args.source)]
@@ -86,8 +93,9 @@ def run(args: argparse.Namespace) -> int:
                 code = 130
             except EdgeVisionError as caught:
                 code, error = 2, caught
+        facts = model.facts()
     report = pipeline.report()
-    finish(args, report.to_json(), report.text())
+    finish(args, {**report.to_json(), "model": facts}, f"{report.text()}\n{backend_text(facts)}")
     if error is not None:
         print(f"error: {error}", file=sys.stderr)
     return code

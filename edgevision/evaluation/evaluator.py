@@ -18,7 +18,6 @@ from edgevision.evaluation.classes import ClassMatch, match_classes
 from edgevision.evaluation.datasets import BoxDataset, Dataset, MaskDataset
 from edgevision.evaluation.masks import read_mask
 from edgevision.evaluation.pixels import confusion, pixel_metrics
-from edgevision.machine import cores
 from edgevision.manifest import Manifest, Preprocess
 from edgevision.model import Model
 from edgevision.optional import require
@@ -35,6 +34,8 @@ def evaluate(
     bundle: Bundle | Path | str,
     dataset: Dataset,
     *,
+    backend: str = "cpu",
+    device: int = 0,
     precision: str | None = None,
     graph: str = "auto",
     repeats: int = 1,
@@ -49,6 +50,7 @@ def evaluate(
     Args:
         bundle: the bundle or its path.
         dataset: from `open_dataset`; boxes for a detector, masks for a segmenter.
+        backend, device: what runs it; see `edgevision.load`. Repeats need the CPU.
         precision, graph: which graph runs; see `edgevision.load`.
         repeats: with more than 1, that many runs with the input dithered by up to half a grey level, the same noise
             for every bundle and graph: figures are means, with their standard errors. A single run on few pictures
@@ -58,10 +60,10 @@ def evaluate(
         quiet: no progress.
 
     Returns:
-        `bundle`, `graph`, `precision`, `images`; `map_50_95`, `map_50`, `recall_at_threshold`,
-        `precision_at_threshold` or `miou`, `pixel_accuracy` (None where they do not apply; 0..1); `per_class`;
-        `threshold`; `voc_ap_50` on VOC data; with repeats `standard_error` and `runs` (the figures of each);
-        `warnings`.
+        `bundle`, `graph`, `precision`, `model` (what ran it, see Model.facts), `images`; `map_50_95`, `map_50`,
+        `recall_at_threshold`, `precision_at_threshold` or `miou`, `pixel_accuracy` (None where they do not apply;
+        0..1); `per_class`; `threshold`; `voc_ap_50` on VOC data; with repeats `standard_error` and `runs` (the
+        figures of each); `warnings`.
 
     Raises:
         DatasetError: the data set does not fit the model, or a picture or mask cannot be read.
@@ -81,7 +83,16 @@ def evaluate(
     if manifest.nms is not None:
         threshold = manifest.nms.confidence if confidence is None else confidence
     floor = None if threshold is None else min(CONFIDENCE_FLOOR, threshold)
-    with Model(bundle, precision=precision, graph=graph, threads=1, confidence=floor) as model:
+    with Model(
+        bundle,
+        backend="cpu" if backend == "auto" and repeats > 1 else backend,
+        device=device,
+        precision=precision,
+        graph=graph,
+        threads=1,
+        confidence=floor,
+        quiet=quiet,
+    ) as model:
         label = f"evaluating {manifest.name}, {model.graph_name}"
         spec = manifest.preprocess_of(model.graph_name)
         runs = []
@@ -91,11 +102,12 @@ def evaluate(
                 score = _score(dataset, match, count, threshold)
                 _each_picture(model, dataset, count, score, dither, progress)
                 runs.append(score.metrics())
-        graph_name = model.graph_name
+        facts = model.facts()
     return {
         "bundle": manifest.name,
-        "graph": graph_name,
-        "precision": manifest.graphs[graph_name].precision,
+        "graph": facts["graph"],
+        "precision": facts["precision"],
+        "model": facts,
         "images": count,
         **dict.fromkeys(_KEYS),
         "threshold": threshold,
@@ -210,8 +222,9 @@ def _each_picture(
         finally:
             lane.close()
 
-    with ThreadPoolExecutor(min(cores(), count), "evaluate") as pool:
-        futures = [pool.submit(work) for _ in range(min(cores(), count))]
+    lanes = min(model.lanes(), count)
+    with ThreadPoolExecutor(lanes, "evaluate") as pool:
+        futures = [pool.submit(work) for _ in range(lanes)]
         try:
             for future in futures:
                 future.result()
