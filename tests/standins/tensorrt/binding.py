@@ -66,7 +66,10 @@ class BoundEnum:
     __members__: dict[str, BoundEnum]
 
     def __init__(self, value: int) -> None:
-        self._value = operator.index(value)
+        fits, number = _int(value)
+        if not fits:
+            raise TypeError(_refusal("__init__", [f"(self: {type(self).__name__}, value: int)"], (value,), {}))
+        self._value = number
         self._name = next((n for n, m in type(self).__members__.items() if m._value == self._value), "???")
 
     @property
@@ -99,9 +102,9 @@ def _compare(name: str) -> Callable[[BoundEnum, object], bool]:
     compare = getattr(operator, name)
 
     def method(self: BoundEnum, other: object) -> bool:
-        if type(other) is not type(self) and not isinstance(other, int):
-            raise TypeError(f"'{name}' not supported between these types")
-        return bool(compare(self._value, int(other)))  # type: ignore[call-overload]
+        if type(other) is not type(self):
+            raise TypeError("Expected an enumeration of matching type!")
+        return bool(compare(self._value, other._value))  # type: ignore[attr-defined]
 
     return method
 
@@ -156,12 +159,15 @@ def _constructor(trt: Standin, facts: ClassFacts, qualified: str) -> Callable[..
 
 
 def _method(trt: Standin, name: str, overloads: list[Signature], qualified: str) -> Callable[..., Any]:
+    owner = qualified.rpartition(".")[2]
+
     def method(self: Bound, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self, Bound) or trt.classes[owner] not in type(self).__mro__:
+            raise TypeError(_refusal(name, [o.text(qualified) for o in overloads], (self, *args), kwargs))
         values = bind(trt, name, overloads, self, qualified, args, kwargs)
         work = getattr(self, f"_{name.strip('_')}", None)
         if work is None:
             raise NotImplementedError(f"the stand-in for TensorRT does not imitate {qualified}.{name}")
-        trt.called.add(f"{qualified.rpartition('.')[2]}.{name}")
         return work(*values)
 
     method.__name__ = name
@@ -214,7 +220,7 @@ def bind(
         values = _fit(trt, signature, args, kwargs)
         if values is not None:
             return values
-    shown = (self, *args) if self is not None else args
+    shown = args if self is None or name == "__init__" else (self, *args)
     raise TypeError(_refusal(name, [o.text(qualified) for o in overloads], shown, kwargs))
 
 
@@ -250,7 +256,8 @@ def _default(trt: Standin, text: str) -> Any:
 
 
 def _refusal(name: str, signatures: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    lines = [f"{name}(): incompatible function arguments. The following argument types are supported:"]
+    what = "constructor" if name == "__init__" else "function"
+    lines = [f"{name}(): incompatible {what} arguments. The following argument types are supported:"]
     lines += [f"    {index}. {text}" for index, text in enumerate(signatures, 1)]
     invoked = ", ".join(repr(a) for a in args)
     if kwargs:

@@ -1,16 +1,13 @@
-"""Write api.txt, the facts that the stand-in is made of, from dumps of the real bindings (one JSON file per version).
+"""The facts that the stand-in is made of: how a dump of real bindings becomes lines of text, and api.txt.
 
-Run as `python -m tests.standins.tensorrt.condense FOLDER`; `FOLDER` holds tensorrt-VERSION.json and
-tensorrt-rtx-VERSION.json: classes with methods (signatures as pybind prints them), properties and bases, enums with
-values, functions. Only what a program that builds and runs engines can meet is kept: no plugin authoring, no
-algorithm selection, no Caffe and UFF.
+Run as `python -m tests.standins.tensorrt.condense` where scripts/set-up-device has run; it writes api.txt from the real
+bindings. Only what a program that builds and runs engines can meet is kept: no plugin authoring, no algorithm
+selection, no Caffe and UFF.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,11 @@ VERSIONS = ("8.6.1", "10.3.0", "10.13.3.9", "10.16.1.11", "11.4.0.106", "rtx-1.7
 _LEFT_OUT = re.compile(
     r"Plugin|Algorithm|Caffe|Uff|RNN|FieldMap|FieldCollection|BlobNameToTensor|DimsExprs|DimensionExpr|SymExpr|"
     r"KernelLaunch|InterfaceInfo|VersionedInterface|ExprBuilder|Attention|MoE|KVCache|DistColl|Rotary|FallbackString|"
-    r"DimensionOperation|TensorRTPhase|AllocatorFlag|SeekPosition|PersistentWorkspace"
+    r"DimensionOperation|TensorRTPhase|AllocatorFlag|SeekPosition|PersistentWorkspace|NodeIndices|SubGraphCollection|"
+    r"TimingCacheKey|TimingCacheValue"
 )
+# Members that no program names.
+_UNSEEN = {"__del__", "__repr__", "__str__", "__eq__", "__ne__", "__nonzero__", "_pybind11_conduit_v1_"}
 _RENAMED = {
     "IParserError": "ParserError",
     "IBuilder": "Builder",
@@ -44,7 +44,7 @@ def tidy(text: str) -> str:
     return text
 
 
-def _signatures(owner: str, name: str, stored: Any) -> list[str]:
+def _signatures(name: str, stored: Any) -> list[str]:
     lines = []
     for text in stored if isinstance(stored, list) else [stored]:
         if not isinstance(text, str) or text.startswith("python:"):
@@ -55,7 +55,7 @@ def _signatures(owner: str, name: str, stored: Any) -> list[str]:
     return lines
 
 
-def _entries(api: dict[str, Any]) -> dict[str, dict[str, str]]:
+def entries(api: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Group heading -> line -> its value in this version ("Y", or an enum's number)."""
     groups: dict[str, dict[str, str]] = {}
     for owner, facts in api["classes"].items():
@@ -68,9 +68,9 @@ def _entries(api: dict[str, Any]) -> dict[str, dict[str, str]]:
         if facts.get("constructible", True):
             lines["  constructible"] = "Y"
         for name, stored in facts.get("methods", {}).items():
-            if name in ("__del__", "_pybind11_conduit_v1_") or ("plugin" in name and owner == "INetworkDefinition"):
+            if name in _UNSEEN or (owner == "INetworkDefinition" and "plugin" in name):
                 continue
-            for line in _signatures(owner, name, stored):
+            for line in _signatures(name, stored):
                 lines[line] = "Y"
         for name, entry in facts.get("properties", {}).items():
             mode = "rw" if entry["writable"] else "r"
@@ -84,31 +84,33 @@ def _entries(api: dict[str, Any]) -> dict[str, dict[str, str]]:
     functions = groups.setdefault("functions", {})
     for name, stored in api["functions"].items():
         if "shutdown" not in name:
-            for line in _signatures("", name, stored):
+            for line in _signatures(name, stored):
                 functions[line] = "Y"
     constants = groups.setdefault("constants", {})
     for name, text in api["constants"].items():
+        if name == "value":  # left over from a loop in the bindings
+            continue
         constants[f"  {name} = {tidy(text)}"] = "Y"
     return groups
 
 
-def condense(folder: Path) -> str:
-    """The text of api.txt; a column per version follows each line's bar."""
+def condense(dumps: dict[str, dict[str, Any]]) -> str:
+    """The text of api.txt from dumps by version; a column per version follows each line's bar."""
     tables: dict[str, dict[str, list[str]]] = {}
     for column, version in enumerate(VERSIONS):
-        file = folder / f"tensorrt-{version}.json"
-        for group, lines in _entries(json.loads(file.read_text())).items():
+        for group, lines in entries(dumps[version]).items():
             for line, value in lines.items():
                 row = tables.setdefault(group, {}).setdefault(line, ["-"] * len(VERSIONS))
                 row[column] = value
     text = [f"# Made by condense.py. Columns: {' '.join(VERSIONS)}"]
     for group in sorted(tables):
         text.append(group)
-        for line, row in tables[group].items():
-            enum = group.startswith("enum")
-            text.append(f"{line} | {(' ' if enum else '').join(row)}")
+        separator = " " if group.startswith("enum") else ""
+        text += [f"{line} | {separator.join(row)}" for line, row in tables[group].items()]
     return "\n".join(text) + "\n"
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("api.txt").write_text(condense(Path(sys.argv[1])))
+    from tests.standins.tensorrt.bindings import dumped
+
+    Path(__file__).with_name("api.txt").write_text(condense({version: dumped(version) for version in VERSIONS}))

@@ -6,6 +6,9 @@ import functools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from tests.standins.tensorrt.condense import entries
 
 _FILE = Path(__file__).with_name("api.txt")
 _SIGNATURE = re.compile(r"def (\w+)\((.*)\) -> (.+)$")
@@ -92,6 +95,16 @@ def load(version: str) -> Api:
         value = row.split()[column] if group == "enum" else row[column]
         if value != "-":
             _read(api, group, name, text.strip(), value)
+    return api
+
+
+def entries_to_api(version: str, dump: dict[str, Any]) -> Api:
+    """The API in a dump of real bindings."""
+    api = Api(version)
+    for heading, lines in entries(dump).items():
+        group, _, name = heading.partition(" ")
+        for line, value in lines.items():
+            _read(api, group, name, line.strip(), value)
     return api
 
 

@@ -35,6 +35,13 @@ _NUMPY = {
 }
 
 
+_SIZES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "INT32": 4, "INT64": 8, "BOOL": 1, "UINT8": 1, "FP8": 1}
+
+
+def _item_size(kind: BoundEnum) -> float | None:
+    return 0.5 if kind.name in ("INT4", "FP4") else _SIZES.get(kind.name)
+
+
 class Standin:
     """One version of TensorRT.
 
@@ -43,7 +50,6 @@ class Standin:
         module: what `import tensorrt` gives while it is installed.
         enums, classes: by name.
         world: the GPU and the failures; see World.
-        called: `Class.method` of everything that was called.
     """
 
     def __init__(self, version: str, world: World | None = None) -> None:
@@ -53,11 +59,11 @@ class Standin:
         self.number = (11, 0, 0) if self.rtx else tuple(int(part) for part in version.split("."))
         self.package = "tensorrt_rtx_bindings" if self.rtx else "tensorrt"
         self.qualifier = "tensorrt_rtx_bindings.tensorrt_rtx" if self.rtx else "tensorrt_bindings.tensorrt"
-        self.called: set[str] = set()
         self.api = load(version)
         self.enums: dict[str, type[BoundEnum]] = {
             name: make_enum(name, members, arithmetic=name in _ARITHMETIC) for name, members in self.api.enums.items()
         }
+        self.enums["DataType"].itemsize = property(_item_size)  # type: ignore[attr-defined]
         self.classes: dict[str, type[Bound]] = {}
         for name in self.api.classes:
             self._make(name)

@@ -28,7 +28,7 @@ class Dims(Bound):
         if isinstance(index, slice):
             return tuple(self._s.sides[index])
         if not -len(self._s.sides) <= index < len(self._s.sides):
-            raise IndexError
+            raise IndexError("Out of bounds")
         return self._s.sides[index]
 
     def _setitem(self, index: Any, value: Any) -> None:
@@ -43,8 +43,7 @@ class Dims(Bound):
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        sides = ", ".join(map(str, self._s.sides))
-        return f"({sides})"
+        return str(tuple(self._s.sides))
 
     __repr__ = __str__
 
@@ -84,12 +83,30 @@ class Weights(Bound):
 
 
 class ILogger(Bound):
-    """What the program implements; calling it as it is, is an error."""
+    """What the program implements; the base's own `log` does nothing."""
 
     __slots__ = ()
 
     def _log(self, severity: Any, message: str) -> None:
-        raise RuntimeError('Tried to call pure virtual function "nvinfer1::ILogger::log"')
+        pass
+
+
+class IInt8EntropyCalibrator2(Bound):
+    """What the program implements, by entropy of histograms."""
+
+    __slots__ = ()
+
+    def _get_algorithm(self) -> Any:
+        return self._trt.member("CalibrationAlgoType", "ENTROPY_CALIBRATION_2")
+
+
+class IInt8MinMaxCalibrator(Bound):
+    """What the program implements, by the largest values."""
+
+    __slots__ = ()
+
+    def _get_algorithm(self) -> Any:
+        return self._trt.member("CalibrationAlgoType", "MINMAX_CALIBRATION")
 
 
 class Logger(Bound):
