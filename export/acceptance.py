@@ -35,14 +35,18 @@ def verify(
     Raises:
         ModelError: a graph does not run, or gives NaN or infinite values.
     """
-    inputs = input_tensors(preprocess, images)
+    inputs = {preprocess: input_tensors(preprocess, images)}
+    count = len(inputs[preprocess])
     facts: dict[str, Any] = {
-        "pictures": f"{len(inputs)} {'drawn, seeded ones' if images is None else 'of the calibration pictures'}"
+        "pictures": f"{count} {'drawn, seeded ones' if images is None else 'of the calibration pictures'}"
     }
     outputs = {}
     for name in emitted.graphs:
+        own = emitted.infos[name].preprocess or preprocess
+        if own not in inputs:
+            inputs[own] = input_tensors(own, images)
         try:
-            outputs[name] = run_graph(emitted.graphs[name], inputs, exact=name.startswith("tensorrt"))
+            outputs[name] = run_graph(emitted.graphs[name], inputs[own], exact=name.startswith("tensorrt"))
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
         if name != "model.onnx":
@@ -65,8 +69,9 @@ def choose_cpu_graph(
     if likeness is None:
         return "model.onnx", "the bundle has no INT8 graph for the CPU"
     doubts = concerns(emitted.infos["cpu.onnx"].precision, likeness)
-    tensor = input_tensors(preprocess, images)[0]
-    ratio = speed_ratio(emitted.graphs["model.onnx"], emitted.graphs["cpu.onnx"], tensor)
+    own = emitted.infos["cpu.onnx"].preprocess or preprocess
+    tensors = [input_tensors(spec, images)[0] for spec in (preprocess, own)]
+    ratio = speed_ratio(emitted.graphs["model.onnx"], emitted.graphs["cpu.onnx"], *tensors)
     measured = f"INT8 ran {ratio:.2f} times as fast as float, one thread, on {cpu_name()}"
     if ratio >= _LEAST_SPEED_UP and not doubts:
         return "cpu.onnx", measured
@@ -89,8 +94,7 @@ def measure_accuracy(
     from edgevision.evaluation import compare as compare_graphs
 
     metric = "miou" if manifest.nms is None else "map_50_95"
-    few = len(dataset.pictures) < _FEW_PICTURES and manifest.preprocess.dtype != "uint8"
-    repeats = _REPEATS if few else 1
+    repeats = _REPEATS if len(dataset.pictures) < _FEW_PICTURES else 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "candidate.edge"
         write_bundle(path, manifest, files)

@@ -13,9 +13,10 @@ from edgevision.export.emit_cpu import emit_cpu
 from edgevision.export.emit_tensorrt import emit_tensorrt
 from edgevision.export.graph import DECODE_PREFIX, Graph
 from edgevision.export.half import to_half
+from edgevision.export.pixels import find_pixels
 from edgevision.export.placement import Decision, Plan
 from edgevision.export.structure import WEIGHTED
-from edgevision.manifest import GraphInfo
+from edgevision.manifest import GraphInfo, Preprocess
 
 
 @dataclass
@@ -32,16 +33,29 @@ class Emitted:
     infos: dict[str, GraphInfo] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, name: str, graph: Graph, precision: str) -> None:
-        """Keep `graph` under a bundle file name."""
+    def add(self, name: str, graph: Graph, precision: str, preprocess: Preprocess | None = None) -> None:
+        """Keep `graph` under a bundle file name; `preprocess`: of an input that differs from the others'."""
         self.graphs[name] = graph.serialize()
-        self.infos[name] = GraphInfo(precision, *count_layers(graph))
+        self.infos[name] = GraphInfo(precision, *count_layers(graph), preprocess=preprocess)
 
 
 def emit(
-    graph: Graph, precision: str, plan: Plan | None = None, ranges: RangeTable | None = None, method: str = "mse"
+    graph: Graph,
+    precision: str,
+    plan: Plan | None = None,
+    ranges: RangeTable | None = None,
+    method: str = "mse",
+    preprocess: Preprocess | None = None,
 ) -> Emitted:
-    """Emit every graph that a bundle of this precision holds; `plan` and `ranges` are needed for int8."""
+    """Emit every graph that a bundle of this precision holds.
+
+    Args:
+        graph: float, in normal form; left unchanged.
+        precision: the bundle's.
+        plan, ranges: needed for int8.
+        method: how a grid's ends are chosen.
+        preprocess: how a picture becomes the input; None: no graph may replace it by pixels.
+    """
     emitted = Emitted()
     emitted.add("model.onnx", graph, "fp32")
     if precision == "fp16":
@@ -51,8 +65,15 @@ def emit(
         assert ranges is not None
         emitted.add("tensorrt.onnx", emit_tensorrt(graph, plan, ranges, method), "int8")
         emitted.add("tensorrt_fp16.onnx", to_half(graph), "fp16")
-        emitted.add("cpu.onnx", emit_cpu(graph, plan, ranges, method), "int8")
-        emitted.facts = {"tensorrt": _by_reason(plan.tensorrt), "cpu": _by_reason(plan.cpu)}
+        found = "as given" if preprocess is None else find_pixels(graph, plan.cpu_sites, preprocess)
+        pixels, reason = (None, found) if isinstance(found, str) else (found, "uint8 pixels")
+        cpu_graph = emit_cpu(graph, plan, ranges, method, pixels)
+        emitted.add("cpu.onnx", cpu_graph, "int8", None if pixels is None else pixels.preprocess)
+        emitted.facts = {
+            "tensorrt": _by_reason(plan.tensorrt),
+            "cpu": _by_reason(plan.cpu),
+            "cpu_input": reason,
+        }
     return emitted
 
 

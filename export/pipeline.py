@@ -51,7 +51,8 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
         with report.step("calibrate") as facts:
             ranges = _calibrate(prepared, plan.observed, images, config, facts, report.warnings)
     with report.step("emit") as facts:
-        emitted = emit(prepared.graph, report.precision, plan, ranges, config.calibration_method)
+        method = config.calibration_method
+        emitted = emit(prepared.graph, report.precision, plan, ranges, method, prepared.preprocess)
         facts.update(emitted.facts)
         main = emitted.infos.get("tensorrt.onnx", emitted.infos["model.onnx"])
         report.layers_int8, report.layers_float = main.layers_int8, main.layers_float

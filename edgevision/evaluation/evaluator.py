@@ -132,16 +132,16 @@ class Dither:
     def __call__(self, tensor: NDArray[Any], picture: int) -> NDArray[Any]:
         """`tensor` with noise, a new array."""
         width, height = self._spec.input_wh
-        noise = np.random.default_rng([self._run, picture]).random((3, height, width), np.float32)  # red, green, blue
-        noise -= 0.5
+        random = np.random.default_rng([self._run, picture])
+        noise: NDArray[Any] = random.random((3, height, width), np.float32) - np.float32(0.5)  # red, green, blue
         if self._spec.color == "bgr":
             noise = noise[::-1]
         whole = self._spec.dtype == "uint8"
         noise = np.rint(noise * np.float32(_UINT8_GAIN)) if whole else noise * self._levels
         if self._spec.layout == "nhwc":
             noise = noise.transpose(1, 2, 0)
-        noise = np.ascontiguousarray(noise) + tensor
-        return noise.clip(0, 255).astype(np.uint8) if whole else noise
+        moved: NDArray[Any] = np.ascontiguousarray(noise) + tensor
+        return moved.clip(0, 255).astype(np.uint8) if whole else moved
 
 
 class _Score(Protocol):

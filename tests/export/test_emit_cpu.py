@@ -230,8 +230,10 @@ def test_depthwise_layers_are_left_where_a_wider_tensor_would_show(obstacle: str
     assert align_depthwise(net.graph(*outputs)) == 0
 
 
-def test_pictures_get_a_fourth_empty_channel() -> None:
-    graph = emitted(detector())
+def test_pictures_get_a_fourth_empty_channel_where_they_cannot_be_read_in_groups() -> None:
+    net = Net(side=32)
+    net.convolution("image", 3, 16, out="y")
+    graph = emitted(net.graph("y"))
     (join,) = [node for node in graph.nodes if node.name == "image/aligned/Concat"]
     assert graph.shape(join.output[0]) == (1, 4, 32, 32)
     assert (graph.constants[join.input[1]] == graph.constants["image/zero_point"]).all()
