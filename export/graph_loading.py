@@ -18,7 +18,9 @@ from edgevision.files import sha256
 LIMIT_BYTES = 1 << 30
 _QUANTISED = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"})
 # Names of the normal form's outputs; an input may not bear them.
-_RESERVED = frozenset({"boxes", "scores", "class_map", "logits"})
+_RESERVED = frozenset(
+    ["boxes", "scores", "class_ids", "keypoints", "mask_coefficients", "mask_prototypes", "class_map", "logits"]
+)
 
 
 @dataclass

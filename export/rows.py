@@ -13,11 +13,11 @@ from edgevision.export.heads.base import Refusal, SourceModel
 
 
 def single_rows(model: SourceModel, least_columns: int) -> tuple[str, int, int] | Refusal:
-    """The one output float32 [1,N,columns] besides others of another rank: name, N, columns."""
+    """The one output float32 [1,N,columns]: name, N, columns. Raw maps [1,A,h,w,columns] may stand beside it."""
     graph = model.graph
     shapes = {name: graph.shape(name) or () for name in graph.outputs}
     rows = [name for name, shape in shapes.items() if len(shape) == 3]
-    if len(rows) != 1:
+    if len(rows) != 1 or not {len(shape) for shape in shapes.values()} <= {3, 5}:
         return Refusal(f"expected one output [1,N,columns], got {[list(shape) for shape in shapes.values()]}")
     one, count, columns = shapes[rows[0]]
     if one != 1 or columns < least_columns or graph.dtype(rows[0]) != onnx.TensorProto.FLOAT:
