@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgevision.backends.build_options import BuildOptions
 from edgevision.backends.built_plan import BuiltPlan
 from edgevision.backends.engine import Engine
+from edgevision.backends.graph_build import CalibratorFactory
 from edgevision.backends.tensorrt_api import Api
 from edgevision.backends.tensorrt_builder import build_plan
 from edgevision.bundle import Bundle
@@ -78,8 +79,11 @@ def obtain_plan(
     refresh: bool = False,
     quiet: bool = False,
     cache: PlanCache | None = None,
+    calibrator: CalibratorFactory | None = None,
 ) -> CachedPlan:
     """The plan of a bundle for this machine, from the user's cache or built now, with progress on the error stream.
+
+    `calibrator` makes what `options.calibrator` asks for.
 
     Raises:
         BuildError: every precision failed, or another process has been building it for too long.
@@ -96,6 +100,8 @@ def obtain_plan(
                 sm=target.device.sm,
                 timing_cache=cache.timing_cache(key),
                 progress=progress,
+                calibrator=calibrator,
+                current=target.device.current,
             )
         for reason in built.reasons:
             _log.warning("%s: %s", bundle.manifest.name, reason)

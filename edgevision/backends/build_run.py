@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from edgevision.backends.tensorrt_api import Api
 from edgevision.backends.tensorrt_types import Builder, IBuilderConfig, INetworkDefinition, IProgressMonitor
 from edgevision.progress import Progress
 
+Current = Callable[[], AbstractContextManager[object]]
+"""Makes a GPU's context current in a `with` block."""
 _CANCEL_LIMIT_S = 600.0
 _WAIT_S = 0.1
 
 
 def run_build(
-    api: Api, builder: Builder, network: INetworkDefinition, config: IBuilderConfig, progress: Progress | None
+    api: Api,
+    builder: Builder,
+    network: INetworkDefinition,
+    config: IBuilderConfig,
+    progress: Progress | None,
+    current: Current,
 ) -> bytes | None:
     """The serialised engine, or None where the builder failed (its log says why).
 
     TensorRT 10 and later report their steps and can be cancelled. TensorRT 8 can neither: the time passed is shown,
     and after Ctrl-C the thread is left to end with the process.
+
+    Args:
+        api, builder, network, config: what to build.
+        progress: shows how far it is.
+        current: makes the GPU's context current, in the thread that builds.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -34,9 +48,10 @@ def run_build(
 
     def work() -> None:
         try:
-            plan = builder.build_serialized_network(network, config)
-            if plan is not None:
-                result.append(bytes(plan))
+            with current():
+                plan = builder.build_serialized_network(network, config)
+                if plan is not None:
+                    result.append(bytes(plan))
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             failure.append(error)
 

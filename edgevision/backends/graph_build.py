@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgevision.backends.build_config import TimingCache, check_target, configure, report_accelerator
 from edgevision.backends.build_options import BuildOptions
-from edgevision.backends.build_run import run_build
+from edgevision.backends.build_run import Current, run_build
 from edgevision.backends.built_plan import BuiltPlan
 from edgevision.backends.engine_inspection import layers_of_plan
 from edgevision.backends.engine_layers import EngineLayer, parse_layers
@@ -22,8 +24,8 @@ from edgevision.backends.tensorrt_types import Builder, IBuilderConfig
 from edgevision.errors import BuildError, SessionError
 from edgevision.progress import Progress
 
-CalibratorFactory = Callable[[Api], Any]
-"""Makes TensorRT's calibrator object, an `IInt8Calibrator`."""
+CalibratorFactory = Callable[[Api], AbstractContextManager[Any]]
+"""Lends TensorRT's calibrator object, an `IInt8Calibrator`, while a network is built."""
 
 
 class FailedBuildError(BuildError):
@@ -66,6 +68,7 @@ def build_graph(
     *,
     timing_cache: Path | None = None,
     progress: Progress | None = None,
+    current: Current = contextlib.nullcontext,
 ) -> BuiltPlan:
     """Build an engine from a graph.
 
@@ -75,6 +78,7 @@ def build_graph(
         options: how; their precision is not looked at.
         timing_cache: file to keep the builder's measurements in; None: none is kept.
         progress: shows how far the builder is.
+        current: makes the GPU's context current, in the thread that builds.
 
     Raises:
         UsageError: an option does not fit this TensorRT or this machine.
@@ -98,7 +102,10 @@ def build_graph(
     cache = TimingCache(api, config, timing_cache, notes)
     # Not earlier: a network that is made while a recorder is set crashes TensorRT-RTX 1.7 when it is freed.
     builder.error_recorder = recorder
-    plan = run_build(api, builder, network.handle, config, progress)
+    with contextlib.nullcontext() if attempt.calibrator is None else attempt.calibrator(api) as calibrator:
+        if hasattr(config, "int8_calibrator"):
+            config.int8_calibrator = calibrator
+        plan = run_build(api, builder, network.handle, config, progress, current)
     if plan is None:
         said = [*logger.records.errors, *recorder.records.errors]
         blamed = failing_nodes(network, said, _in_int8(api, network, attempt))
@@ -138,8 +145,7 @@ def _set_precision(api: Api, network: Network, config: IBuilderConfig, attempt: 
     config.set_flag(getattr(flags, "FP16", None))
     if attempt.precision == "int8":
         config.set_flag(getattr(flags, "INT8", None))
-    if attempt.calibrator is not None and hasattr(config, "int8_calibrator"):
-        config.int8_calibrator = attempt.calibrator(api)
+    if attempt.calibrator is not None:
         pin(api, network, frozenset(attempt.avoid), types.HALF)
     pin(api, network, attempt.float32, types.FLOAT)
     config.set_flag(getattr(flags, "OBEY_PRECISION_CONSTRAINTS", None))

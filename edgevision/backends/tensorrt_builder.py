@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevision.backends.build_options import BuildOptions
+from edgevision.backends.build_run import Current
 from edgevision.backends.built_plan import BuiltPlan
 from edgevision.backends.graph_build import Attempt, CalibratorFactory, FailedBuildError, build_graph
 from edgevision.backends.known_troubles import known_troubles
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BuiltPlan", "build_plan"]
 
+Run = Callable[[Attempt, BuildOptions], BuiltPlan]
 # A builder stops at the first node that it cannot compute in INT8, so each try may name another one.
 _PARTIAL_TRIES = 8
 
@@ -35,6 +40,7 @@ def build_plan(
     timing_cache: Path | None = None,
     progress: Progress | None = None,
     calibrator: CalibratorFactory | None = None,
+    current: Current = contextlib.nullcontext,
 ) -> BuiltPlan:
     """Build the plan of a bundle.
 
@@ -46,6 +52,7 @@ def build_plan(
         timing_cache: file to keep the builder's measurements in; None: none is kept.
         progress: shows how far the builder is.
         calibrator: makes the calibrator that `options.calibrator` asks for.
+        current: makes the GPU's context current, in the thread that builds.
 
     Raises:
         BuildError: every rung of the ladder failed; says why, with TensorRT's last words.
@@ -58,12 +65,13 @@ def build_plan(
     if calibrator is not None and not api.weakly_typed:
         raise UsageError(f"{api.title} has no calibrators any more; leave them out: the bundle's graph is calibrated")
     start, notes = time.monotonic(), known_troubles(api, sm, options)
+    run: Run = functools.partial(build_graph, api, timing_cache=timing_cache, progress=progress, current=current)
     reasons: list[str] = []
     failures: list[BuildError] = []
     for rung in rungs(bundle.manifest, options):
         attempt = _attempt(bundle, rung, calibrator)
         try:
-            built = _try(api, attempt, options, timing_cache, progress, reasons)
+            built = _try(api, attempt, options, run, reasons)
         except BuildError as error:
             reasons.append(f"{rung.precision}: {error}")
             failures.append(error)
@@ -92,18 +100,11 @@ def _attempt(bundle: Bundle, rung: Rung, calibrator: CalibratorFactory | None) -
     return Attempt(graph, name, rung.precision, float32, calibrator=calibrator if rung.precision == "int8" else None)
 
 
-def _try(
-    api: Api,
-    attempt: Attempt,
-    options: BuildOptions,
-    timing_cache: Path | None,
-    progress: Progress | None,
-    reasons: list[str],
-) -> BuiltPlan:
+def _try(api: Api, attempt: Attempt, options: BuildOptions, run: Run, reasons: list[str]) -> BuiltPlan:
     """Build; in INT8, take the nodes that the builder blames out of it and build again. Reasons are appended."""
     for _ in range(_PARTIAL_TRIES):
         try:
-            built = build_graph(api, attempt, options, timing_cache=timing_cache, progress=progress)
+            built = run(attempt, options)
         except FailedBuildError as failure:
             blamed = tuple(node for node in failure.nodes if node not in attempt.avoid)
             if not blamed:

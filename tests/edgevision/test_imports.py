@@ -51,7 +51,7 @@ NAMED = {
 }
 # The workstation's half of the project, and what only it needs. Only these verbs may reach for it, inside functions.
 WORKSTATION = {"onnx", "torch", "edgevision.export", "edgevision.calibration"}
-MAY_REACH = {"cli.export", "cli.demo", "cli.info"}
+MAY_REACH = {"cli.build", "cli.export", "cli.demo", "cli.info"}
 DEVICES = {"av", "gi", "onnxruntime", "pycuda", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"}
 
 
@@ -156,7 +156,8 @@ def test_the_runtime_does_not_need_the_workstations_half(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m or "edgevision")
 def test_one_device_package_per_file(module: str) -> None:
-    assert len(reaches(names(MODULES[module]), DEVICES)) <= 1
+    families = {package.partition("_")[0] for package in reaches(names(MODULES[module]), DEVICES)}
+    assert len(families) <= 1
 
 
 def test_importing_edgevision_loads_numpy_and_nothing_heavier() -> None:

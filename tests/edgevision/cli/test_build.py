@@ -6,6 +6,7 @@ import _thread
 import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,8 @@ def test_json_tells_every_layers_precision(bundle: Path, tmp_path: Path) -> None
     report, plan = tmp_path / "build.json", tmp_path / "out.plan"
     assert main(["build", str(bundle), *RTX, "-o", str(plan), "--json", str(report), "--quiet"]) == 0
     data = json.loads(report.read_text())
-    assert set(data) == {"plan", "bytes", "seconds", "layers", "convolutions"}
+    assert set(data) == {"plan", "bytes", "seconds", "rung", "reasons", "notes", "layers", "convolutions"}
+    assert (data["rung"], data["reasons"], data["notes"]) == ("int8", [], [])
     assert data["plan"] == str(plan)
     assert data["bytes"] == plan.stat().st_size
     assert data["convolutions"] == {"int8": 2, "promised": 2}
@@ -124,7 +126,7 @@ def test_wrong_arguments_are_explained(
 def test_without_tensorrt_the_remedy_is_named(
     bundle: Path, backend: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert main(["build", str(bundle), "--backend", backend]) == 2
     said = capsys.readouterr().err
     assert "no TensorRT found" in said
