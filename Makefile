@@ -1,6 +1,7 @@
 # make demo    set-up, then the whole job on the models and the camera that ship with the project
 # make test    set-up, then the test suite
 # make test-all  the suite on every Python 3.10 to 3.13 found
+# make test-aarch64  install from aarch64 wheels on an emulated board and run the shipped detector there
 # make lint    ruff and mypy
 # make bench   the speed claims, measured on this machine
 
@@ -10,7 +11,7 @@ EXTRAS ?= dev,tensorrt-rtx
 BIN := $(VENV)/bin
 INTERPRETERS = $(shell scripts/interpreters)
 
-.PHONY: demo test test-all smoke lint bench clean
+.PHONY: demo test test-all smoke test-aarch64 lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/edgevision demo --output demo
@@ -29,6 +30,9 @@ test-all:
 smoke:
 	@test -n "$(INTERPRETERS)" || { echo "no Python 3.10 to 3.13 found"; exit 1; }
 	@$(MAKE) --no-print-directory test PYTHON=$(firstword $(INTERPRETERS)) VENV=.venv-$(notdir $(firstword $(INTERPRETERS))) ARGS="-m smoke"
+
+test-aarch64: $(VENV)/.installed
+	scripts/test-aarch64 "$(VENV)"
 
 # mypy reads an installed copy, where export/ and calibration/ are subpackages.
 lint: $(VENV)/.installed
@@ -51,4 +55,4 @@ $(VENV)/.device: $(VENV)/.installed scripts/set-up-device
 	@touch $@
 
 clean:
-	rm -rf build dist demo .venv .venv-* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist demo .venv .venv-* .aarch64 *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
