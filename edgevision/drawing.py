@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgevision.optional import require
 from edgevision.results import Classification, Detections, Result
 
-_TINT = 0.45
+TINT = 0.45  # share of a class's colour in the pixels of that class
 _LEGEND_FRACTION = 0.005  # classes covering less stay out of the legend
 _LEGEND_ROWS = 12
 _BEST_CLASSES = 3
@@ -43,6 +43,11 @@ def palette() -> NDArray[np.uint8]:
     return np.array(np.rint(np.array(colours) * 255), np.uint8)
 
 
+def line_width(width: int, height: int) -> int:
+    """Of lines in a picture of that size, pixels."""
+    return max(1, round(min(width, height) / 360))
+
+
 class _Pen:
     """Line width, letters and plates for a picture of one size."""
 
@@ -50,7 +55,7 @@ class _Pen:
         self.cv2, self.image = cv2, image
         self.height, self.width = image.shape[:2]
         side = min(self.height, self.width)
-        self.line = max(1, round(side / 360))
+        self.line = line_width(self.width, self.height)
         self.scale = max(0.4, side / 1400)
         self.weight = max(1, round(self.scale * 1.5))
         self.font = cv2.FONT_HERSHEY_SIMPLEX
@@ -114,7 +119,7 @@ def _draw_classes(
 ) -> NDArray[np.uint8]:
     index = class_map if class_map.dtype == np.uint8 else (class_map % 256).astype(np.uint8)
     tinted: NDArray[np.uint8] = cv2.applyColorMap(index, palette()[:, None])
-    cv2.addWeighted(image, 1 - _TINT, tinted, _TINT, 0, dst=tinted)
+    cv2.addWeighted(image, 1 - TINT, tinted, TINT, 0, dst=tinted)
     background = names.index("background") if "background" in names else None
     if background is not None:
         cv2.copyTo(image, cv2.compare(index, background, cv2.CMP_EQ), tinted)

@@ -43,7 +43,7 @@ class DevicePicture:
         least = {"bgr": 3 * width, "rgb": 3 * width, "nv12": width}.get(self.pixel_format)
         if least is None:
             raise UsageError(f"a picture on the device is bgr, rgb or nv12, got {self.pixel_format!r}")
-        _check_sides(self.size_wh)
+        check_sides(self.size_wh)
         if self.address <= 0 or self.pitch_bytes < least:
             raise UsageError(
                 f"a picture of {width} pixels {self.pixel_format} needs an address and a pitch of {least} bytes or "
@@ -102,9 +102,14 @@ def check_picture(image: Any) -> None:
             f"a picture is (h, w, 3) uint8, BGR; got shape {image.shape} of {image.dtype}; "
             "grey pictures: cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), four channels: image[:, :, :3]"
         )
-    _check_sides(image.shape[1::-1])
+    check_sides(image.shape[1::-1])
 
 
-def _check_sides(size_wh: tuple[int, ...]) -> None:
+def check_sides(size_wh: tuple[int, ...]) -> None:
+    """Refuse a size that no picture has.
+
+    Raises:
+        UsageError: a side is not in 1..32767.
+    """
     if not all(1 <= side <= _MAX_SIDE for side in size_wh):
         raise UsageError(f"a picture's sides are 1 to {_MAX_SIDE} pixels, got {size_wh[0]}x{size_wh[1]}")
