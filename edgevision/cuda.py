@@ -220,7 +220,7 @@ def _insist(drv: Any, call: Callable[[], None]) -> None:
     """Try twice: a context left behind on a thread is worse than the failure, which is reported all the same."""
     try:
         call()
-    except drv.Error:
+    except (drv.Error, DeviceError):
         call()
         raise
 
@@ -232,4 +232,5 @@ def _release_context(drv: Any, context: Any) -> None:
         raise driver.device_error(str(error)) from error
     finally:
         context.detach()
-        driver.library().cuCtxPopCurrent_v2(None)  # pycuda takes it off its own list only
+        # pycuda takes it off its own list only.
+        _insist(drv, lambda: driver.library().cuCtxPopCurrent_v2(None))

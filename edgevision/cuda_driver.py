@@ -95,9 +95,9 @@ def library_problem() -> tuple[str, str] | None:
     """Why the driver cannot be used here, and what to do about it; None where it works."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    except OSError as error:
         return (
-            "there is no NVIDIA driver here: libcuda.so.1 was not found",
+            f"there is no NVIDIA driver here ({error})",
             "install the driver (a Jetson has it with JetPack; a container needs --runtime nvidia or --gpus all)",
         )
     status = driver.cuInit(0)

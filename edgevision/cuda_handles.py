@@ -75,7 +75,21 @@ class Handle:
         self._release()
 
 
+class _Postponed(threading.local):
+    """What this thread gives back while it captures: the driver frees nothing then, and drops the capture."""
+
+    def __init__(self) -> None:
+        self.capturing = False
+        self.waiting: list[tuple[Device, list[Any], Callable[[list[Any]], None]]] = []
+
+
+_postponed = _Postponed()
+
+
 def _give_back(device: Device, held: list[Any], free: Callable[[list[Any]], None]) -> None:
+    if _postponed.capturing:
+        _postponed.waiting.append((device, held, free))
+        return
     if device.closed:
         held.clear()  # it went with its context
         return
@@ -106,9 +120,13 @@ class Stream(Handle):
     def __init__(self, device: Device) -> None:
         with device.current():
             super().__init__(device, device.drv.Stream(driver.NON_BLOCKING_STREAM))
-        self.handle: int = self.raw.handle
         self.capturing = False
         self.counters = device.counters
+
+    @property
+    def handle(self) -> int:
+        handle: int = self.raw.handle
+        return handle
 
     def synchronize(self) -> None:
         """Wait until everything put on it is done."""
@@ -215,15 +233,13 @@ class Module(Handle):
         return Kernel(self, name, signature)
 
 
-class Kernel:
-    """One function of a module, which it keeps alive."""
+class Kernel(Handle):
+    """One function of a module, which stays loaded for it."""
 
     def __init__(self, module: Module, name: str, signature: str) -> None:
+        with module.device.current():
+            super().__init__(module.device, module.raw.get_function(name).prepare(signature))
         self.name = name
-        self._module = module
-        self._current = module.device.current()
-        with self._current:
-            self._function = module.raw.get_function(name).prepare(signature)
 
     def __call__(
         self,
@@ -234,8 +250,8 @@ class Kernel:
         shared_bytes: int = 0,
     ) -> None:
         """Put a launch on the stream; `shared_bytes` is the dynamic shared memory of a block."""
-        with self._current:
-            self._function.prepared_async_call(grid, block, stream.raw, *arguments, shared_size=shared_bytes)
+        with self.device.current():
+            self.raw.prepared_async_call(grid, block, stream.raw, *arguments, shared_size=shared_bytes)
         stream.counters.add(launches=1)
 
 
@@ -273,13 +289,15 @@ def _captured(stream: Stream, work: Callable[[], None], counters: Counters) -> i
     """The graph (CUgraph) of what `work` puts on the stream. Whatever happens, the capture ends here."""
     library, graph = driver.library(), ctypes.c_void_p()
     library.cuStreamBeginCapture_v2(stream.handle, driver.CAPTURE_THIS_THREAD)
-    counted, stream.counters, stream.capturing = stream.counters, counters, True
+    counted, stream.counters, stream.capturing, _postponed.capturing = stream.counters, counters, True, True
     try:
         try:
             work()
         finally:
-            stream.counters, stream.capturing = counted, False
+            stream.counters, stream.capturing, _postponed.capturing = counted, False, False
             library.cuStreamEndCapture(stream.handle, ctypes.byref(graph))
+            while _postponed.waiting:
+                _give_back(*_postponed.waiting.pop())
     except BaseException:
         if graph.value:
             library.cuGraphDestroy(graph)

@@ -27,8 +27,8 @@ HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # for cuLaunchHostFunc
 def headers() -> Path:
     """Folder of CUDA's headers, from the package that scripts/set-up-device installs."""
     package = importlib.util.find_spec("nvidia.cuda_runtime")
-    assert package is not None and package.submodule_search_locations, "run: scripts/set-up-device VENV"
-    return Path(package.submodule_search_locations[0]) / "include"
+    assert package is not None, "run: scripts/set-up-device VENV"
+    return Path(next(iter(package.submodule_search_locations or ()))) / "include"
 
 
 @functools.cache

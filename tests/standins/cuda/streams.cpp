@@ -53,6 +53,19 @@ void step(Lock &lock, Stream *stream) {
     state().changed.notify_all();
 }
 
+// Runs one operation that the stream's progress needs, unless another thread is at it: never waits, since its callers
+// may hold Python's lock. So that a loop that asks comes to an end.
+void nudge(Lock &lock, Stream *stream) {
+    while (!stream->busy && !stream->queue.empty()) {
+        auto awaited = stream->queue.front().awaits;
+        if (!awaited || awaited->done) {
+            step(lock, stream);
+            return;
+        }
+        stream = awaited->stream;
+    }
+}
+
 // An async copy touches host memory at once where it is pageable, and when it runs where it is page-locked.
 CUresult upload(Lock &, const char *what, CUdeviceptr to, const void *from, size_t bytes, Stream *stream) {
     device_range(to, bytes, "writes");
@@ -218,13 +231,12 @@ CUresult CUDAAPI cuStreamSynchronize(CUstream handle) {
     });
 }
 
-// Asking makes one operation run, so that a loop that asks comes to an end.
 CUresult CUDAAPI cuStreamQuery(CUstream handle) {
     return call("cuStreamQuery", CONTEXT | BREAKS_CAPTURE, [&](Lock &lock) {
         Stream *stream = stream_of(handle);
         refuse_capture(stream, "the stream captures");
         if (stream->done == stream->enqueued) return CUDA_SUCCESS;
-        if (!stream->busy) step(lock, stream);
+        nudge(lock, stream);
         return CUDA_ERROR_NOT_READY;
     });
 }
@@ -321,7 +333,7 @@ CUresult CUDAAPI cuEventQuery(CUevent handle) {
         recorded(event);
         std::shared_ptr<Mark> mark = event->mark;
         if (!mark || mark->done) return CUDA_SUCCESS;
-        if (!mark->stream->busy) step(lock, mark->stream);
+        nudge(lock, mark->stream);
         return CUDA_ERROR_NOT_READY;
     });
 }
