@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgevision.calibration.collection import collect_ranges
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.table import MAX_BYTES, RangeTable, table_key
+from edgevision.calibration.tensorrt_cache import read_cache_file
 from edgevision.errors import CalibrationError
 from edgevision.files import atomic_path
 from edgevision.manifest import Preprocess
@@ -17,7 +20,7 @@ def load_or_collect(
     cache: Path | str | None,
     graph: bytes,
     tensors: Sequence[str],
-    images: CalibrationImages,
+    images: CalibrationImages | None,
     preprocess: Preprocess,
     *,
     workers: int | None = None,
@@ -26,16 +29,25 @@ def load_or_collect(
     """The table from `cache` if it fits, else a new one, which is then written there.
 
     Args:
-        cache: a JSON file, which need not exist; None: always collect, write nothing.
-        graph, tensors, images, preprocess, workers, quiet: as for collect_ranges.
+        cache: a JSON file, which need not exist; None: always collect, write nothing. A calibration cache of
+            TensorRT's is taken for the tensors that it names and never written to.
+        images: as for collect_ranges; None: only a calibration cache that names all tensors will do.
+        graph, tensors, preprocess, workers, quiet: as for collect_ranges.
 
     Returns:
         The table, and a sentence on where it came from.
 
     Raises:
-        CalibrationError: see collect_ranges. Nothing is written then.
+        CalibrationError: see collect_ranges; or the calibration cache is of another model, or not enough without
+            pictures. Nothing is written then.
         OSError: the table cannot be written.
     """
+    stated = None if cache is None else read_cache_file(cache)
+    if stated is not None:
+        collect = functools.partial(collect_ranges, graph, preprocess=preprocess, workers=workers, quiet=quiet)
+        return _complete(stated, str(cache), tensors, images, collect)
+    if images is None:
+        raise CalibrationError(f"{cache} holds no ranges of TensorRT's, and there are no pictures to measure on")
     note = ""
     if cache is not None and Path(cache).is_file():
         try:
@@ -52,3 +64,31 @@ def load_or_collect(
         with atomic_path(cache) as path:
             path.write_text(table.to_json(), encoding="utf-8")
     return table, f"ranges collected from {table.images} pictures{note}"
+
+
+def _complete(
+    stated: RangeTable,
+    cache: str,
+    tensors: Sequence[str],
+    images: CalibrationImages | None,
+    collect: Callable[..., RangeTable],
+) -> tuple[RangeTable, str]:
+    """The ranges of a calibration cache, with those that it lacks measured."""
+    missing = [name for name in tensors if name not in stated]
+    if len(missing) == len(tensors):
+        raise CalibrationError(
+            f"{cache} names none of this model's {len(tensors)} tensors ({', '.join(tensors[:3])}, ...): it is for "
+            "another model"
+        )
+    if not missing:
+        histograms = {name: stated[name] for name in tensors}
+        return dataclasses.replace(stated, histograms=histograms), f"all {len(tensors)} ranges from {cache}"
+    if images is None:
+        raise CalibrationError(
+            f"{cache} lacks {len(missing)} of {len(tensors)} tensors ({', '.join(missing[:3])}, ...); give "
+            "--calibration-images to measure them on"
+        )
+    measured = collect(tensors=missing, images=images)
+    histograms = {name: stated[name] if name in stated else measured[name] for name in tensors}
+    origin = f"{len(tensors) - len(missing)} ranges from {cache}, {len(missing)} from {measured.images} pictures"
+    return dataclasses.replace(measured, key=f"{stated.key} {measured.key}", histograms=histograms), origin

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgevision.calibration.histogram import BINS, HIGHEST, LOWEST, Histogram, exponent_for
 from edgevision.calibration.images import CalibrationImages
+from edgevision.calibration.stated import StatedRange
 from edgevision.errors import CalibrationError
 from edgevision.files import sha256
 from edgevision.manifest import Preprocess
@@ -95,6 +96,8 @@ def table_key(graph: bytes, tensors: Sequence[str], images: CalibrationImages, p
 
 
 def _histogram_to_json(histogram: Histogram) -> dict[str, Any]:
+    if isinstance(histogram, StatedRange):
+        return {"stated": histogram.stated}
     if not math.isfinite(histogram.minimum):
         return {"minimum": None, "maximum": None, "exponent": histogram.exponent, "counts": ["", ""]}
     return {
@@ -147,6 +150,11 @@ def _table(data: Any) -> RangeTable:
 
 
 def _histogram(entry: Any, name: str) -> Histogram:
+    if isinstance(entry, dict) and entry.keys() == {"stated"}:
+        stated = _typed(entry["stated"], float, "stated")
+        if not 0 < stated < math.inf:
+            raise ValueError(f"the stated range of {name!r} is a positive number")
+        return StatedRange(stated)
     _check_keys(entry, {"minimum", "maximum", "exponent", "counts"}, f"tensor {name!r}")
     histogram = Histogram()
     histogram.exponent = _typed(entry["exponent"], int, "exponent")

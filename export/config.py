@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgevision.calibration import METHODS
+from edgevision.calibration.tensorrt_cache import read_cache_file
 from edgevision.errors import UsageError
 from edgevision.geometry import RESIZE_MODES
 from edgevision.manifest import PRECISIONS
@@ -33,7 +34,8 @@ class ExportConfig:
         calibration_images: folder or glob of pictures like those the model will see.
         calibration_method: how a range is chosen from a histogram.
         calibration_limit: pictures used at most.
-        ranges: file to keep the calibrated ranges in, reused while nothing they depend on has changed.
+        ranges: file to keep the calibrated ranges in, reused while nothing they depend on has changed; or a calibration
+            cache of TensorRT's, whose ranges are taken.
         dataset, max_drop: accuracy gate: INT8 may lose at most `max_drop` points on `dataset`.
         quiet: no progress.
     """
@@ -77,7 +79,8 @@ class ExportConfig:
             raise UsageError(f"input_wh has sides in 1..16384, got {self.input_wh}")
         if self.calibration_limit < 1:
             raise UsageError(f"calibration_limit is at least 1, got {self.calibration_limit}")
-        if self.resolved_precision == "int8" and self.calibration_images is None:
+        stated = self.ranges is not None and read_cache_file(self.ranges) is not None
+        if self.resolved_precision == "int8" and self.calibration_images is None and not stated:
             raise UsageError(
                 "int8 needs pictures to measure ranges on, and there is no honest substitute: give "
                 "--calibration-images FOLDER (30 to 500 pictures like those the camera will see), "

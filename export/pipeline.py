@@ -126,7 +126,6 @@ def _calibrate(
     facts: dict[str, Any],
     warnings: list[str],
 ) -> RangeTable:
-    assert images is not None  # ExportConfig sees to it
     graph = prepared.graph.serialize()
     ranges, origin = load_or_collect(config.ranges, graph, tensors, images, prepared.preprocess, quiet=config.quiet)
     facts.update(images=ranges.images, skipped=list(ranges.skipped), origin=origin, method=config.calibration_method)

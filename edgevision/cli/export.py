@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from edgevision.bundle import Bundle
 from edgevision.cli.output import finish, table
 from edgevision.errors import UsageError
+from edgevision.files import atomic_path
 from edgevision.geometry import RESIZE_MODES
 from edgevision.manifest import PRECISIONS
 from edgevision.optional import require
@@ -30,7 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     calibration.add_argument("--calibration-method", choices=("mse", "percentile", "entropy", "minmax"), default="mse")
     calibration.add_argument("--calibration-limit", metavar="N", type=int, default=512, help="pictures used at most")
     calibration.add_argument(
-        "--ranges", metavar="FILE", help="keep the calibrated ranges here, and reuse them while they fit"
+        "--ranges",
+        metavar="FILE",
+        help="keep the calibrated ranges here, and reuse them while they fit; or a calibration cache of TensorRT's to "
+        "take ranges from",
+    )
+    calibration.add_argument(
+        "--write-calibration-cache",
+        metavar=("FILE", "VERSION"),
+        nargs=2,
+        help="also write the ranges as the calibration cache that TensorRT VERSION reads, like 8.6.1",
     )
     model = parser.add_argument_group("what the model is (the file itself says most of it)")
     model.add_argument("--family", default="auto", metavar="NAME", help="head family; default: recognised")
@@ -81,9 +93,36 @@ def run(args: argparse.Namespace) -> int:
         max_drop=args.max_drop,
         quiet=args.quiet,
     )
+    if args.write_calibration_cache is not None:
+        _check_cache(config.resolved_precision, *args.write_calibration_cache)
     report = export_model(args.model, args.output, config).to_json()
+    if args.write_calibration_cache is not None and report["bundle"]:
+        _write_cache(report["bundle"], args.calibration_method, *args.write_calibration_cache)
     finish(args, report, _text(report))
     return 0 if report["bundle"] else 1
+
+
+def _check_cache(precision: str, file: str, version: str) -> None:
+    """Find out now, not after minutes of calibration, that the calibration cache cannot be written."""
+    from edgevision.calibration.tensorrt_cache import header
+
+    header(version, "entropy")
+    if precision != "int8":
+        raise UsageError(f"--write-calibration-cache writes what INT8 calibration found; this export is {precision}")
+    if not Path(file).absolute().parent.is_dir():
+        raise UsageError(f"--write-calibration-cache {file}: its folder does not exist; create it first")
+
+
+def _write_cache(bundle: str, method: str, file: str, version: str) -> None:
+    from edgevision.calibration import RangeTable
+    from edgevision.calibration.tensorrt_cache import write_cache
+
+    table_of_ranges = RangeTable.from_json(Bundle(bundle).read("ranges.json"))
+    try:
+        with atomic_path(file) as path:
+            path.write_text(write_cache(table_of_ranges, version, "entropy", method), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error}; the bundle {bundle} is written") from error
 
 
 def _text(report: Mapping[str, Any]) -> str:

@@ -185,3 +185,68 @@ def test_a_full_disk_leaves_the_old_bundle(model: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert [path.name for path in out.iterdir()] == ["net.edge"]
     assert (out / "net.edge").read_bytes() == b"the old bundle"
+
+
+# --- TensorRT's calibration cache -------------------------------------------------------------------------------------
+
+
+def int8_arguments(model: Path, output: Path) -> list[str]:
+    return ["export", str(model), "-o", str(output), *PIXELS, "--precision", "int8", "--quiet"]
+
+
+def test_a_calibration_cache_carries_the_ranges_from_one_export_to_another(
+    model: Path, tmp_path: Path, pictures: Path
+) -> None:
+    """Without pictures, the ranges of the cache give the graph that they came from."""
+    first, second, cache = tmp_path / "a.edge", tmp_path / "b.edge", tmp_path / "cache.txt"
+    images = ["--calibration-images", str(pictures)]
+    written = ["--write-calibration-cache", str(cache), "8.6.1"]
+    assert main([*int8_arguments(model, first), *images, *written]) == 0
+    assert cache.read_text().startswith("TRT-8601-EntropyCalibration2\n")
+    assert main([*int8_arguments(model, second), "--ranges", str(cache)]) == 0
+    assert Bundle(first).read("tensorrt.onnx") == Bundle(second).read("tensorrt.onnx")
+
+
+def test_tensors_that_a_calibration_cache_lacks_are_measured(
+    model: Path, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, report = tmp_path / "cache.txt", tmp_path / "report.json"
+    images = ["--calibration-images", str(pictures)]
+    whole = [*int8_arguments(model, tmp_path / "a.edge"), *images]
+    assert main([*whole, "--write-calibration-cache", str(cache), "8.6.1"]) == 0
+    lines = cache.read_text().splitlines()
+    cache.write_text("\n".join(lines[:2]) + "\n")
+    partial = [*int8_arguments(model, tmp_path / "b.edge"), "--ranges", str(cache)]
+    assert main(partial) == 2
+    assert "--calibration-images to measure them on" in capsys.readouterr().err
+    assert main([*partial, *images, "--json", str(report)]) == 0
+    steps = {step["name"]: step["facts"] for step in json.loads(report.read_text())["steps"]}
+    assert f"1 ranges from {cache}, {len(lines) - 2} from 3 pictures" in steps["calibrate"]["origin"]
+    assert cache.read_text() == "\n".join(lines[:2]) + "\n"
+
+
+def test_another_models_calibration_cache_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache.txt"
+    cache.write_text("TRT-8601-EntropyCalibration2\nelsewhere: 3c010a14\n")
+    assert main([*int8_arguments(model, tmp_path / "a.edge"), "--ranges", str(cache)]) == 2
+    assert "it is for another model" in capsys.readouterr().err
+    assert not (tmp_path / "a.edge").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["c.txt", "11.4.0", "--precision", "fp16"], "TensorRT 8 to 10"),
+        (["c.txt", "8.6.1", "--precision", "fp16"], "this export is fp16"),
+        (["no/such/c.txt", "8.6.1", "--calibration-images", "."], "does not exist"),
+    ],
+)
+def test_a_calibration_cache_that_cannot_be_written_is_known_before_the_work(
+    model: Path, tmp_path: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["export", str(model), "-o", str(tmp_path / "a.edge"), *PIXELS, "--write-calibration-cache", *arguments]
+    assert main(wanted) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "a.edge").exists()
