@@ -2,7 +2,8 @@
 
 It is what `cv2.resize` with INTER_LINEAR does with float32, found out by comparing every bit: half-pixel centres,
 borders repeated, weights worked out in float64 and rounded, rows before columns, each step
-`a + (b - a) * weight` with a fused multiply-add.
+`a + (b - a) * weight` with a fused multiply-add. Two cases aside: sources of one row or column, which OpenCV works out
+with other roundings, and infinity in a corner.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ def upsample(planes: NDArray[np.float32], target_wh: tuple[int, int]) -> NDArray
     if planes.shape[-2:] == target_wh[::-1]:
         return planes
     x, y = taps(planes.shape[-1], target_wh[0]), taps(planes.shape[-2], target_wh[1])
-    rows = _between(planes[..., x["first"]], planes[..., x["second"]], x["weight"])
-    return _between(rows[..., y["first"], :], rows[..., y["second"], :], y["weight"][:, None])
+    rows = _between(planes[..., x["first"]], planes[..., x["second"]], x)
+    return _between(rows[..., y["first"], :], rows[..., y["second"], :], y[:, None])
 
 
-def _between(a: NDArray[np.float32], b: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    # A product of two float32 is exact in float64.
+def _between(a: NDArray[np.float32], b: NDArray[np.float32], tap: NDArray[np.void]) -> NDArray[np.float32]:
+    # A product of two float32 is exact in float64. At the border the cell is copied: infinity stays what it is.
     with np.errstate(invalid="ignore", over="ignore"):
-        result: NDArray[np.float32] = (a + (b - a).astype(np.float64) * weight).astype(np.float32)
-    return result
+        mixed = (a + (b - a).astype(np.float64) * tap["weight"]).astype(np.float32)
+    return np.where(tap["first"] == tap["second"], a, mixed)

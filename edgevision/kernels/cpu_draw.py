@@ -48,7 +48,7 @@ def overlay(image: NDArray[np.uint8], class_map: NDArray[Any], plain: int | None
         class_map: (h, w) integers.
         plain: the class that stays as it is.
     """
-    index = class_map % 256
+    index = class_map.astype(np.int64) % 256
     products = palette()[index].astype(np.float32) * np.float32(TINT)
     # A product of two float32 is exact in float64.
     tinted = (image.astype(np.float64) * np.float32(1 - TINT) + products).astype(np.float32)

@@ -14,8 +14,10 @@ constexpr int ROWS = 4;  // of the result that one thread makes: neighbouring on
 
 __device__ __forceinline__ float between(float a, float b, float weight) { return __fmaf_rn(__fsub_rn(b, a), weight, a); }
 
+// At the border the cell is copied: infinity stays what it is.
 __device__ __forceinline__ float row_value(const float* row, const Tap& x) {
-    return between(__ldg(row + x.first), __ldg(row + x.second), x.weight);
+    const float first = __ldg(row + x.first);
+    return x.first == x.second ? first : between(first, __ldg(row + x.second), x.weight);
 }
 
 // The lowest class of those with the greatest value; NaN is never it. `taps`: columns, then rows; null where the logits
@@ -45,15 +47,14 @@ __device__ __forceinline__ void argmax(const float* logits, const Tap* taps, T* 
         }
 #pragma unroll 1
         for (int number = 0; number < count; ++number, logits += plane) {
-            float upper = row_value(logits + upper_row[0], column), lower = row_value(logits + lower_row[0], column);
-            offer(0, between(upper, lower, weight[0]), number);
+            float upper = 0.f, lower = 0.f;
 #pragma unroll
-            for (int i = 1; i < ROWS; ++i) {
-                if (upper_row[i] != upper_row[i - 1] || lower_row[i] != lower_row[i - 1]) {
+            for (int i = 0; i < ROWS; ++i) {
+                if (i == 0 || upper_row[i] != upper_row[i - 1] || lower_row[i] != lower_row[i - 1]) {
                     upper = row_value(logits + upper_row[i], column);
                     lower = row_value(logits + lower_row[i], column);
                 }
-                offer(i, between(upper, lower, weight[i]), number);
+                offer(i, upper_row[i] == lower_row[i] ? upper : between(upper, lower, weight[i]), number);
             }
         }
     } else {
