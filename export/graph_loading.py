@@ -13,6 +13,7 @@ from edgevision.export.external_data import load_external_data, tensors
 from edgevision.export.graph import DECODE_PREFIX, Graph, all_nodes, attribute
 from edgevision.export.metadata import Metadata, read_metadata
 from edgevision.export.opset import inline_functions, refuse_foreign_operators, to_opset
+from edgevision.export.plugins import replace_suppression
 from edgevision.files import sha256
 
 LIMIT_BYTES = 1 << 30
@@ -58,7 +59,7 @@ def load_graph(source: Path | str | bytes, input_wh: tuple[int, int] | None = No
     _check(model)
     metadata = read_metadata(model)
     model = inline_functions(model)
-    refuse_foreign_operators(model)
+    refuse_foreign_operators(replace_suppression(model))
     _refuse_other_precisions(model)
     _initialisers_are_not_inputs(model)
     model = to_opset(model)

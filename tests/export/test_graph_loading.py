@@ -244,7 +244,7 @@ def functions(calls: int, depth: int, closed: bool = False) -> bytes:
         (b"this is no model", "not an ONNX"),
         (b"\x08\x07", "not an ONNX model"),
         (VALID[: len(VALID) // 2], "truncated|damaged|not an ONNX model"),
-        (with_node("EfficientNMS_TRT", "TRT"), r"TRT.EfficientNMS_TRT \(1x\)"),
+        (with_node("BatchedNMS_TRT", "TRT"), r"TRT.BatchedNMS_TRT \(1x\)"),
         (with_node("NobodyKnows"), "NobodyKnows"),
         (quantised(), "already quantised"),
         (half(), "FLOAT16"),
