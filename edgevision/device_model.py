@@ -10,6 +10,7 @@ from edgevision.backends.build_options import BuildOptions
 from edgevision.backends.built_plan import BuiltPlan
 from edgevision.backends.engine import Engine
 from edgevision.backends.graph_build import CalibratorFactory
+from edgevision.backends.ladder import graphs_of
 from edgevision.backends.tensorrt_api import Api
 from edgevision.backends.tensorrt_builder import build_plan
 from edgevision.bundle import Bundle
@@ -24,7 +25,7 @@ from edgevision.progress import Progress
 from edgevision.telemetry import board_facts
 
 if TYPE_CHECKING:
-    from edgevision.cuda import Device
+    from edgevision.cuda import Device, Module
 
 _LANES = 2
 _log = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ def open_target(api: Api, index: int) -> Target:
 
 def plan_key(target: Target, bundle: Bundle, options: BuildOptions) -> PlanKey:
     """What a plan of this bundle must fit on this machine."""
-    manifest = bundle.manifest
-    graphs = {name: manifest.files[name].sha256 for name in manifest.graphs if name != "cpu.onnx"}
+    files = bundle.manifest.files
+    graphs = {name: files[name].sha256 for name in graphs_of(bundle.manifest, options)}
     api, device = target.api, target.device
     board = board_facts()["l4t"] or ""
     return PlanKey(graphs, api.flavour, api.version, device.name, device.sm, board, options)
@@ -123,9 +124,8 @@ class DeviceRunner:
         self, target: Target, bundle: Bundle, options: BuildOptions, selection: Selection | None, *, quiet: bool
     ) -> None:
         self._target, self._manifest, self._selection = target, bundle.manifest, selection
-        self._kernels = load_kernels(target.device)
+        self._kernels: Module | None = load_kernels(target.device)
         self._state = LaneState()
-        self._closed = False
         cached = obtain_plan(target, bundle, options, quiet=quiet)
         try:
             self.engine = self._open(cached, options)
@@ -173,15 +173,14 @@ class DeviceRunner:
 
     def open_lane(self, threads: int) -> DeviceLane:
         """Another stream through the engine."""
-        if self._closed:
+        if self._kernels is None:
             raise SessionError("this model is closed; load it again")
         return DeviceLane(self.engine, self._kernels, self._manifest, self.graph_name, self._selection, self._state)
 
     def close(self) -> None:
         """Free the engine; lanes live until they are closed."""
-        self._closed = True
+        self._kernels = None  # lanes keep what they use of them
         self.engine.close()
-        self._kernels.close()
         self._cached.close()
 
 

@@ -20,6 +20,7 @@ from edgevision.results import Detections, Result, SegmentationMap
 
 if TYPE_CHECKING:
     from edgevision.cuda import Buffer, Device, Module, Pinned, Stream
+    from edgevision.kernels.cuda_nms import DetectionArrays
 
 
 class HostArray:
@@ -113,9 +114,10 @@ def open_finish(
     specs = one_picture([spec for spec, _ in outputs.values()])
     if manifest.task == "semantic":
         has_map = has_class_map(manifest, specs)
-        return ClassFinish(device, module, manifest, has_map, outputs, pictures_address, input_wh)
+        if not has_map or (specs[0].dtype == "uint8") == (len(manifest.labels) <= 255):
+            return ClassFinish(device, module, manifest, has_map, outputs, pictures_address, input_wh)
     postprocess = open_postprocess(manifest, specs, selection)
-    if manifest.task == "detection" and selection is not None and selection.nms.suppression == "greedy":
+    if manifest.task == "detection" and selection is not None:
         return BoxFinish(device, module, manifest, selection, outputs, pictures_address)
     return HostFinish(device, manifest, postprocess, outputs)
 
@@ -137,7 +139,10 @@ class BoxFinish:
         from edgevision.kernels.cuda_nms import CudaNms
 
         self.generation = 0
-        (boxes, self._boxes), (_, self._scores) = outputs["boxes"], outputs["scores"]
+        boxes = outputs["boxes"][0]
+        # A network without duplicates also gives classes.
+        self._classes = outputs["class_ids"][1] if "class_ids" in outputs else 0
+        self._boxes, self._scores = outputs["boxes"][1], outputs["scores"][1]
         self._pictures, self._names = pictures_address, manifest.labels
         self._nms = CudaNms(device, module, boxes.shape[1], selection.nms, selection.thresholds, boxes.shape[0])
         try:
@@ -145,24 +150,31 @@ class BoxFinish:
         except BaseException:
             self._nms.close()
             raise
-        self._views = self._nms.split(self._host.array)
+        self._found: DetectionArrays | None = self._nms.split(self._host.array)
 
     def fit(self, placements: Sequence[Placement]) -> None: ...
 
     def launch(self, stream: Stream) -> None:
-        self._nms(self._boxes, self._scores, self._pictures, self._host.address, stream)
+        self._nms(self._boxes, self._scores, self._pictures, self._host.address, stream, self._classes)
 
     def fetch(self, stream: Stream) -> None:
         self._host.fetch(self._host.nbytes, stream)
 
     def results(self, placements: Sequence[Placement]) -> list[Result]:
-        counts, boxes, scores, classes = self._views
+        found = self._found
+        assert found is not None
         return [
-            Detections(boxes[i, :n].copy(), scores[i, :n].copy(), classes[i, :n].astype(np.int64), self._names)
-            for i, n in enumerate(counts[: len(placements)].tolist())
+            Detections(
+                found.detection_boxes[i, :n].copy(),
+                found.detection_scores[i, :n].copy(),
+                found.detection_classes[i, :n].astype(np.int64),
+                self._names,
+            )
+            for i, n in enumerate(found.num_detections[: len(placements)].tolist())
         ]
 
     def close(self) -> None:
+        self._found = None  # page-locked memory lives as long as a view of it
         self._nms.close()
         self._host.close()
 
@@ -187,48 +199,35 @@ class ClassFinish:
         self.generation = 0
         self._device, self._pictures, self._names = device, pictures_address, manifest.labels
         spec, self._output = outputs["class_map" if has_map else "logits"]
-        self._dtype = np.dtype(spec.dtype if has_map else np.uint8 if len(manifest.labels) <= 255 else np.int32)
-        self._batch = spec.shape[0]
         self._mapper = CudaSemantic(
-            device, module, input_wh, spec.shape[:-3:-1], len(manifest.labels), has_map, self._batch
+            device, module, input_wh, (spec.shape[-2], spec.shape[-1]), len(manifest.labels), has_map, spec.shape[0]
         )
-        self._slot_nbytes, self._fetched = 0, 0
+        self._nbytes, self._sizes_wh = 0, list[tuple[int, int]]()
         self._host: HostArray | None = None
 
     def fit(self, placements: Sequence[Placement]) -> None:
-        most = max(self._nbytes(placement) for placement in placements)
-        if most > self._slot_nbytes:
+        self._sizes_wh = [placement.source_wh for placement in placements]
+        self._nbytes = self._mapper.result_bytes(self._sizes_wh)
+        if self._host is None or self._nbytes > self._host.nbytes:
             if self._host is not None:
                 self._host.close()
-                self._host = None
-            slot = -(-most // 256) * 256
-            self._slot_nbytes = 0  # until there is memory again
-            self._host = HostArray(self._device, slot * self._batch)
-            self._slot_nbytes = slot
+            self._host = None
+            self._host = HostArray(self._device, self._nbytes)
             self.generation += 1
-        self._fetched = (len(placements) - 1) * self._slot_nbytes + self._nbytes(placements[-1])
-
-    def _nbytes(self, placement: Placement) -> int:
-        width, height = placement.source_wh
-        return width * height * self._dtype.itemsize
 
     def launch(self, stream: Stream) -> None:
-        assert self._host is not None
-        self._mapper(self._output, self._pictures, self._host.address, self._slot_nbytes, stream)
+        self._mapper(self._output, self._pictures, self._room().address, stream)
 
     def fetch(self, stream: Stream) -> None:
-        assert self._host is not None
-        self._host.fetch(self._fetched, stream)
+        self._room().fetch(self._nbytes, stream)
 
     def results(self, placements: Sequence[Placement]) -> list[Result]:
-        assert self._host is not None
-        found: list[Result] = []
-        for i, placement in enumerate(placements):
-            start = i * self._slot_nbytes
-            width, height = placement.source_wh
-            pixels = self._host.array[start : start + self._nbytes(placement)].view(self._dtype)
-            found.append(SegmentationMap(pixels.reshape(height, width).copy(), self._names))
-        return found
+        maps = self._mapper.split(self._room().array, self._sizes_wh)
+        return [SegmentationMap(class_map.copy(), self._names) for class_map in maps]
+
+    def _room(self) -> HostArray:
+        assert self._host is not None, "fit comes first"
+        return self._host
 
     def close(self) -> None:
         self._mapper.close()
@@ -250,15 +249,14 @@ class HostFinish:
         self.note = f"{manifest.task} is finished on the CPU, from all of the network's outputs"
         self._device, self._postprocess = device, postprocess
         self._pairs: list[tuple[Pinned, int]] = []
+        self._arrays: dict[str, NDArray[Any]] = {}
         try:
             for spec, address in outputs.values():
                 self._pairs.append((device.pinned(spec.shape, np.dtype(spec.dtype)), address))
         except BaseException:
             self.close()
             raise
-        self._arrays: dict[str, NDArray[Any]] = {
-            name: pinned.array for name, (pinned, _) in zip(outputs, self._pairs, strict=True)
-        }
+        self._arrays = {name: pinned.array for name, (pinned, _) in zip(outputs, self._pairs, strict=True)}
 
     def fit(self, placements: Sequence[Placement]) -> None: ...
 
@@ -275,6 +273,7 @@ class HostFinish:
         ]
 
     def close(self) -> None:
+        self._arrays = {}
         for pinned, _ in self._pairs:
             pinned.close()
 

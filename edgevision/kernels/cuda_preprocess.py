@@ -66,6 +66,7 @@ class CudaPreprocessor:
         self._kernel = module.kernel(f"preprocess_{spec.layout}_{self.dtype.itemsize}", "PPPiii")
         self._grid = (-(-width // _TILE_WH[0]), -(-height // _TILE_WH[1]), batch)
         self._slots: list[_Slot | None] = [None] * batch
+        self._filled: set[int] = set()
         self._taps_bytes = 4 * (width + height)
         values = value_table(spec, self.dtype)
         self._memory = device.allocate(batch * (PICTURE.itemsize + self._taps_bytes) + values.nbytes)
@@ -130,6 +131,7 @@ class CudaPreprocessor:
             taps_address=taps_address,
         )
         self._slots[index] = None  # until both uploads are under way
+        self._filled.add(index)
         if slot is not None and slot.placement == placement:
             weights = slot.weights
         else:
@@ -138,6 +140,17 @@ class CudaPreprocessor:
         self._device.upload(self.pictures_address + index * PICTURE.itemsize, record, stream)
         self._slots[index] = _Slot(source, placement, weights, record)
         return placement
+
+    def clear(self, index: int, stream: Stream) -> None:
+        """Let a position of the batch hold no picture. Not while a stream captures.
+
+        Raises:
+            DeviceError: the device refuses.
+        """
+        if index in self._filled:
+            self._slots[index] = None
+            self._device.fill(self.pictures_address + index * PICTURE.itemsize, 0, PICTURE.itemsize, stream)
+            self._filled.discard(index)
 
     def __call__(self, out_address: int, stream: Stream) -> None:
         """Write the input tensor of `shape` and `dtype`; slots where nothing was placed become padding.

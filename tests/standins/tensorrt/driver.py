@@ -82,8 +82,8 @@ def check_range(address: int, nbytes: int) -> str | None:
     library = _loaded()
     if library is None:
         return None
-    code = library.standin_check_range(ctypes.c_uint64(address), ctypes.c_size_t(nbytes))
-    return f"{nbytes} bytes at {address:#x} are not inside a live allocation" if code else None
+    inside = library.standin_check_range(ctypes.c_uint64(address), ctypes.c_size_t(nbytes))
+    return f"{nbytes} bytes at {address:#x} are not inside a live allocation" if not inside else None
 
 
 _work: dict[int, Callable[[], None]] = {}
