@@ -40,7 +40,7 @@ def tensorflow_model() -> onnx.ModelProto:
     b = Builder(41)
     boxes, scores = boxes_and_scores(b, pixels=False)
     turned = b.op("Transpose", scores, perm=[0, 2, 1])
-    settings = [b.constant(np.array(v)) for v in (np.int64(20), np.float32(0.5), np.float32(0.4))]
+    settings = [b.constant(np.array(v)) for v in (np.int64(200), np.float32(0.5), np.float32(0.4))]
     b.op("NonMaxSuppression", boxes, turned, *settings, out="selected")
     b.op("Identity", boxes, out="all_boxes")
     b.op("Identity", scores, out="all_scores")
