@@ -46,7 +46,8 @@ def _axis_taps(placement: Placement, axis: int) -> NDArray[np.uint32]:
             weight[:] = 0
         step = np.where((first >= 0) & (first < last), _NEXT, 0)
         first = first.clip(0, last)
-    return (first | step | weight << 16).astype(np.uint32)
+    packed: NDArray[np.uint32] = (first | step | weight << 16).astype(np.uint32)
+    return packed
 
 
 def resize(image: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
