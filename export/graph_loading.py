@@ -57,9 +57,10 @@ def load_graph(source: Path | str | bytes, input_wh: tuple[int, int] | None = No
     versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     external = load_external_data(model, folder, LIMIT_BYTES - len(data))
     _check(model)
+    model = replace_suppression(model)
     metadata = read_metadata(model)
     model = inline_functions(model)
-    refuse_foreign_operators(replace_suppression(model))
+    refuse_foreign_operators(model)
     _refuse_other_precisions(model)
     _initialisers_are_not_inputs(model)
     model = to_opset(model)

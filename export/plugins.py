@@ -6,12 +6,15 @@ score_activation) becomes NonMaxSuppression. Source: NVIDIA/TensorRT, plugin/eff
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgevision.errors import ModelError
 from edgevision.export.graph import attribute
+from edgevision.export.metadata import KEY
 
 _PLUGIN = "EfficientNMS_TRT"
 
@@ -61,5 +64,9 @@ def replace_suppression(model: onnx.ModelProto) -> onnx.ModelProto:
     dropped = set(node.output)
     others = [output for output in model.graph.output if output.name not in dropped]
     del model.graph.output[:]
+    if all(entry.key != KEY for entry in model.metadata_props):
+        # The operator's limit holds for each class, the plugin's for all together.
+        noted = {"nms": {"max_detections": int(attribute(node, "max_output_boxes", 100))}}
+        model.metadata_props.add(key=KEY, value=json.dumps(noted))
     model.graph.output.extend([helper.make_tensor_value_info(selected, TensorProto.INT64, [None, 3]), *others])
     return model

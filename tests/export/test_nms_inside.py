@@ -105,8 +105,8 @@ def efficient_nms_model(**attributes: Any) -> onnx.ModelProto:
     b = Builder(43)
     boxes, scores = boxes_and_scores(b, pixels=True)
     names = ["num_dets", "det_boxes", "det_scores", "det_classes"]
-    b.nodes.append(helper.make_node("EfficientNMS_TRT", [boxes, scores], names, domain="TRT", **attributes))
     model = b.model({"image": [1, 3, SIDE, SIDE]}, [])
+    model.graph.node.append(helper.make_node("EfficientNMS_TRT", [boxes, scores], names, domain="TRT", **attributes))
     for name, kind, shape in zip(names, (6, 1, 1, 6), ([1, 1], [1, 50, 4], [1, 50], [1, 50]), strict=True):
         model.graph.output.append(helper.make_tensor_value_info(name, kind, shape))
     model.opset_import.append(helper.make_opsetid("TRT", 1))
