@@ -38,6 +38,10 @@ class Layout:
             nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
             self.nbytes += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one array."""
+        return self._arrays[name][0]
+
     def views(self, memory: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """The arrays in (nbytes,) uint8; no copy."""
         return {

@@ -1,0 +1,83 @@
+"""Instance masks from prototypes (YOLACT, Bolya et al., arXiv:1904.02689), each within its box, at any size.
+
+A mask's logits are a sum of the picture's prototypes, weighted by the detection's coefficients. A pixel of the mask
+belongs to the object where its centre lies in the box and the logits, interpolated bilinearly there, are positive: the
+sigmoid above one half.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevision.geometry import Placement
+
+f32 = np.float32
+
+
+def assemble(
+    prototypes: NDArray[np.float32],
+    coefficients: NDArray[np.float32],
+    xyxy: NDArray[np.float32],
+    placement: Placement,
+    size_wh: tuple[int, int],
+) -> NDArray[np.bool_]:
+    """The masks of one picture's detections.
+
+    Args:
+        prototypes: (m, h, w) float32; cover the network's input at any resolution.
+        coefficients: (k, m) float32.
+        xyxy: (k, 4) float32 corners in source pixels.
+        placement: where the source picture lies in the network's input.
+        size_wh: size of the masks, which cover the source picture.
+
+    Returns:
+        (k, size h, size w) bool.
+    """
+    across = _Axis(size_wh[0], prototypes.shape[2], placement, 0)
+    down = _Axis(size_wh[1], prototypes.shape[1], placement, 1)
+    masks = np.zeros((len(xyxy), size_wh[1], size_wh[0]), np.bool_)
+    for mask, weights, (x1, y1, x2, y2) in zip(masks, coefficients, xyxy, strict=True):
+        columns, rows = across.within(x1, x2), down.within(y1, y2)
+        if columns.start == columns.stop or rows.start == rows.stop:
+            continue
+        x0, x_next, x_part = across.cells(columns)
+        y0, y_next, y_part = down.cells(rows)
+        under = np.s_[:, y0[0] : y_next[-1] + 1, x0[0] : x_next[-1] + 1]
+        logits = np.tensordot(weights, prototypes[under], axes=1)
+        tall = _between(logits[y0 - y0[0]], logits[y_next - y0[0]], y_part[:, None])
+        mask[rows, columns] = _between(tall[:, x0 - x0[0]], tall[:, x_next - x0[0]], x_part) > 0
+    return masks
+
+
+def _between(first: NDArray[np.float32], second: NDArray[np.float32], part: NDArray[np.float32]) -> NDArray[np.float32]:
+    second -= first
+    second *= part
+    second += first
+    return second
+
+
+class _Axis:
+    """From pixels of a mask to cells of prototypes along one axis, in float32 as on the GPU."""
+
+    def __init__(self, size: int, cells: int, placement: Placement, axis: int) -> None:
+        content, whole = placement.content_wh[axis], placement.input_wh[axis]
+        self._centres = np.arange(size, dtype=f32) + f32(0.5)
+        shift = f32(placement.offset_xy[axis] * cells) / f32(whole) - f32(0.5)
+        self._positions = self._centres * (f32(content * cells) / f32(size * whole)) + shift
+        self._size, self._source, self._last = f32(size), f32(placement.source_wh[axis]), cells - 1
+
+    def within(self, low: np.float32, high: np.float32) -> slice:
+        """The pixels whose centres lie from `low` up to `high`, source pixels."""
+        first, stop = np.searchsorted(
+            self._centres, [low * self._size / self._source, high * self._size / self._source]
+        )
+        return slice(int(first), max(int(first), int(stop)))
+
+    def cells(self, pixels: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """For each pixel the cells around its centre, and how far it lies from the first towards the second."""
+        positions = self._positions[pixels]
+        below = np.floor(positions)
+        first = np.clip(below, 0, self._last).astype(np.int64)
+        second = np.clip(below + 1, 0, self._last).astype(np.int64)
+        return first, second, positions - below

@@ -1,0 +1,177 @@
+"""Instance masks: the CPU against a plain definition in float64 and OpenCV, the emulated GPU against both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edgevision.errors import UsageError
+from edgevision.geometry import Placement, place
+from edgevision.kernels.cpu_masks import assemble
+from edgevision.kernels.cuda_masks import CudaMasks
+from edgevision.kernels.cuda_nms import CudaNms
+from edgevision.kernels.picture import describe
+from edgevision.manifest import Nms
+from tests.standins.host_device import HostDevice, HostModule, open_kernels
+
+
+@pytest.fixture(scope="module")
+def module() -> HostModule:
+    return open_kernels(["masks.cu", "nms.cu"])
+
+
+def definition(
+    prototypes: NDArray[Any], weights: NDArray[Any], box: Any, placement: Placement, size_wh: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The logits at a mask's pixels, and which pixels' centres lie in the box: one pixel after the other."""
+    logits = np.tensordot(weights.astype(np.float64), prototypes.astype(np.float64), axes=1)
+    high, wide = logits.shape
+    values, inside = np.zeros(size_wh[::-1]), np.zeros(size_wh[::-1], np.bool_)
+    for row in range(size_wh[1]):
+        for column in range(size_wh[0]):
+            share = (column + 0.5) / size_wh[0], (row + 0.5) / size_wh[1]
+            source = [share[i] * placement.source_wh[i] for i in (0, 1)]
+            inside[row, column] = box[0] <= source[0] < box[2] and box[1] <= source[1] < box[3]
+            x, y = (
+                (placement.offset_xy[i] + share[i] * placement.content_wh[i]) / placement.input_wh[i] * (wide, high)[i]
+                - 0.5
+                for i in (0, 1)
+            )
+            for cell_y in (np.floor(y), np.floor(y) + 1):
+                for cell_x in (np.floor(x), np.floor(x) + 1):
+                    weight = (1 - abs(x - cell_x)) * (1 - abs(y - cell_y))
+                    at = int(np.clip(cell_y, 0, high - 1)), int(np.clip(cell_x, 0, wide - 1))
+                    values[row, column] += weight * logits[at]
+    return values, inside
+
+
+def undecided(logits: NDArray[np.float64], prototypes: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where float32 may round across zero: positions of up to 1024 cells and sums of the prototypes."""
+    scale = np.abs(weights).astype(np.float64) @ np.abs(prototypes).reshape(len(weights), -1).max(axis=1)
+    close: NDArray[np.bool_] = np.abs(logits) <= scale * (len(weights) + 1024) * np.finfo(np.float32).eps
+    return close
+
+
+def on_gpu(
+    module: HostModule,
+    prototypes: NDArray[np.float32],
+    coefficients: NDArray[np.float32],
+    xyxy: NDArray[np.float32],
+    placements: list[Placement],
+    size_wh: tuple[int, int],
+    seed: int = 1,
+) -> NDArray[np.bool_]:
+    """Masks of (b, k, 4) detections in source pixels; the network's rows are the detections in reverse."""
+    device = HostDevice()
+    batch, count = xyxy.shape[:2]
+    limit = count + 1
+    nms: Any = CudaNms(device, module, count, Nms(max_detections=limit), np.zeros(1, np.float32), batch)
+    memory = np.zeros(nms.result_nbytes, np.uint8)
+    detections = nms.split(memory)
+    detections.num_detections[:] = count
+    detections.detection_boxes[:, :count] = xyxy
+    detections.detection_rows[:, :count] = np.arange(count)[::-1]
+    kernel: Any = CudaMasks(
+        module,
+        boxes=count,
+        prototypes=prototypes.shape[1:],
+        input_wh=placements[0].input_wh,
+        size_wh=size_wh,
+        result=nms.result,
+    )
+    pictures = np.stack([describe(p, "bgr", 64, 3 * p.source_wh[0]) for p in placements])
+    given = [device.put(a) for a in (coefficients[:, ::-1].copy(), prototypes, pictures, memory)]
+    masks = device.allocate(int(np.prod(kernel.shape)))
+    module.seed(seed)
+    kernel(*(buffer.address for buffer in given), masks.address, None)
+    found = masks.bytes.reshape(kernel.shape)
+    assert (found[:, count] == 0xA5).all()  # nothing is written behind the last
+    return found[:, :count].astype(np.bool_) if count else found[:, :0].astype(np.bool_)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Any:
+    random = np.random.default_rng(draw(st.integers(0, 1 << 30)))
+    sizes = st.tuples(st.integers(1, 30), st.integers(1, 30))
+    input_wh, size_wh, cells = draw(sizes), draw(sizes), draw(sizes)
+    batch, count, m = draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    mode = draw(st.sampled_from(["stretch", "letterbox", "letterbox-topleft"]))
+    placements = [place(draw(sizes), input_wh, mode) for _ in range(batch)]
+    wh = np.array([p.source_wh for p in placements], np.float64)[:, None]
+    corners = random.uniform(-0.1, 1.1, (batch, count, 2, 2)) * wh[:, :, None]
+    xyxy = np.concatenate([corners.min(axis=2), corners.max(axis=2)], axis=2).clip(0).astype(np.float32)
+    prototypes = random.normal(size=(batch, m, *cells)).astype(np.float32)
+    return prototypes, random.normal(size=(batch, count, m)).astype(np.float32), xyxy, placements, size_wh
+
+
+@given(problems())
+@settings(max_examples=60)
+def test_both_devices_follow_the_definition(module: HostModule, problem: Any) -> None:
+    prototypes, coefficients, xyxy, placements, size_wh = problem
+    gpu = on_gpu(module, *problem)
+    for i, placement in enumerate(placements):
+        cpu = assemble(prototypes[i], coefficients[i], xyxy[i], placement, size_wh)
+        for k, (weights, box) in enumerate(zip(coefficients[i], xyxy[i], strict=True)):
+            logits, inside = definition(prototypes[i], weights, box.astype(np.float64), placement, size_wh)
+            clear = ~undecided(logits, prototypes[i], weights)
+            expected = (logits > 0) & inside
+            np.testing.assert_array_equal(cpu[k][clear], expected[clear])
+            np.testing.assert_array_equal(gpu[i, k][clear], expected[clear])
+
+
+@pytest.mark.parametrize("size_wh", [(640, 480), (1283, 721), (160, 160), (60, 40)])
+def test_everyday_sizes_on_both_devices_and_as_opencv_enlarges(module: HostModule, size_wh: tuple[int, int]) -> None:
+    random = np.random.default_rng(3)
+    placement = place((1280, 720), (640, 640), "letterbox")
+    fields = random.normal(size=(32, 10, 10)).astype(np.float32)
+    prototypes = np.stack([cv2.resize(field, (160, 160), interpolation=cv2.INTER_CUBIC) for field in fields])
+    coefficients = random.normal(size=(5, 32)).astype(np.float32)
+    corner = random.uniform(0, 0.7, (5, 2)) * (1280, 720)
+    xyxy = np.concatenate([corner, corner + random.uniform(20, 400, (5, 2))], axis=1)
+    xyxy = xyxy.clip(0, (1280, 720) * 2).astype(np.float32)
+    xyxy[0] = [0, 0, 1280, 720]
+    cpu = assemble(prototypes, coefficients, xyxy, placement, size_wh)
+    gpu = on_gpu(module, prototypes[None], coefficients[None], xyxy[None], [placement], size_wh)[0]
+    # The picture's part of the prototypes, 90 of 160 rows, by OpenCV: the same where its border does not reach.
+    logits = np.tensordot(coefficients[0], prototypes, axes=1)[35:125]
+    whole = cv2.resize(logits, size_wh, interpolation=cv2.INTER_LINEAR)
+    rim = -(-size_wh[1] // 90)
+    clear = ~undecided(whole.astype(np.float64), prototypes, coefficients[0])
+    clear[:rim] = clear[-rim:] = False
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(cpu[0][clear], whole[clear] > 0)
+    assert (cpu != gpu).mean() < 1e-4  # where logits are zero but for rounding
+    assert 0.02 < cpu.mean() < 0.5
+
+
+def test_the_order_of_threads_changes_nothing(module: HostModule) -> None:
+    random = np.random.default_rng(5)
+    placements = [place((90, 60), (64, 64), "letterbox"), place((50, 80), (64, 64), "letterbox")]
+    prototypes = random.normal(size=(2, 8, 16, 16)).astype(np.float32)
+    coefficients = random.normal(size=(2, 20, 8)).astype(np.float32)  # more than are done at once
+    corner = random.uniform(0, 30, (2, 20, 2))
+    xyxy = np.concatenate([corner, corner + random.uniform(2, 40, (2, 20, 2))], axis=2).astype(np.float32)
+    results = [on_gpu(module, prototypes, coefficients, xyxy, placements, (150, 37), seed) for seed in range(4)]
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+    assert results[0].any(axis=(2, 3)).mean() > 0.9
+
+
+def test_an_empty_box_and_a_box_outside_give_empty_masks() -> None:
+    placement = place((40, 40), (40, 40), "stretch")
+    xyxy = np.array([[5, 5, 5, 9], [50, 50, 60, 60], [0, 0, 40, 40]], np.float32)
+    ones = np.ones((1, 4, 4), np.float32)
+    masks = assemble(ones, np.ones((3, 1), np.float32), xyxy, placement, (40, 40))
+    assert masks.sum(axis=(1, 2)).tolist() == [0, 0, 1600]
+    assert assemble(ones, np.ones((0, 1), np.float32), xyxy[:0], placement, (8, 6)).shape == (0, 6, 8)
+
+
+def test_too_many_prototypes_are_refused(module: HostModule) -> None:
+    nms: Any = CudaNms(HostDevice(), module, 5, Nms(), np.zeros(1, np.float32), 1)
+    with pytest.raises(UsageError, match="up to 256 prototypes, got 257"):
+        CudaMasks(module, boxes=5, prototypes=(257, 8, 8), input_wh=(32, 32), size_wh=(8, 8), result=nms.result)
