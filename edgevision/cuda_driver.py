@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import warnings
 from ctypes import POINTER, c_char, c_char_p, c_float, c_int, c_uint, c_ulonglong, c_void_p
 from typing import Any
 
@@ -89,6 +90,14 @@ def new_handle(name: str, *arguments: Any) -> int:
     handle = c_void_p()
     getattr(library(), name)(ctypes.byref(handle), *arguments)
     return handle.value or 0
+
+
+def give_back(name: str, handle: Any) -> None:
+    """Destroy a handle. A failure is a warning, as in pycuda: the driver has let go of it all the same."""
+    try:
+        getattr(library(), name)(handle)
+    except DeviceError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
 
 def library_problem() -> tuple[str, str] | None:

@@ -71,7 +71,7 @@ class Handle:
         return self._held[0]
 
     def close(self) -> None:
-        """Give it back; again does nothing."""
+        """Give it back; again does nothing. Where the driver reports a failure it is gone all the same: a warning."""
         self._release()
 
 
@@ -167,7 +167,7 @@ class Event(Handle):
 
 
 def _destroy_event(held: list[Any]) -> None:
-    driver.library().cuEventDestroy_v2(held.pop())
+    driver.give_back("cuEventDestroy_v2", held.pop())
 
 
 class Buffer(Handle):
@@ -267,7 +267,7 @@ class Graph(Handle):
                     executable = driver.new_handle("cuGraphInstantiateWithFlags", graph, 0)
                     super().__init__(device, executable, _destroy_graph)
                 finally:
-                    driver.library().cuGraphDestroy(graph)
+                    driver.give_back("cuGraphDestroy", graph)
             except CaptureError:
                 raise
             except DeviceError as error:
@@ -282,7 +282,7 @@ class Graph(Handle):
 
 
 def _destroy_graph(held: list[Any]) -> None:
-    driver.library().cuGraphExecDestroy(held.pop())
+    driver.give_back("cuGraphExecDestroy", held.pop())
 
 
 def _captured(stream: Stream, work: Callable[[], None], counters: Counters) -> int:
@@ -300,6 +300,6 @@ def _captured(stream: Stream, work: Callable[[], None], counters: Counters) -> i
                 _give_back(*_postponed.waiting.pop())
     except BaseException:
         if graph.value:
-            library.cuGraphDestroy(graph)
+            driver.give_back("cuGraphDestroy", graph)
         raise
     return graph.value or 0

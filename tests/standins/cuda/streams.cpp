@@ -46,7 +46,10 @@ void step(Lock &lock, Stream *stream) {
         }
         lock.lock();
     }
-    if (refusal) fail_deferred(refusal->code, item.operation.what + ": " + refusal->words);
+    if (refusal) {
+        bool kernels = refusal->code == CUDA_ERROR_LAUNCH_FAILED;  // all else that deferred work does wrong is an access
+        fail_deferred(kernels ? refusal->code : CUDA_ERROR_ILLEGAL_ADDRESS, item.operation.what + ": " + refusal->words);
+    }
     if (item.mark) item.mark->done = true;
     stream->busy = false;
     ++stream->done;
