@@ -84,6 +84,10 @@ def _draw_boxes(cv2: Any, image: NDArray[np.uint8], result: Detections) -> NDArr
     colours = [_colour(class_id) for class_id in result.class_id]
     # The last pixel inside the right and lower edge; boxes are continuous edges.
     corners = np.rint(result.xyxy - np.array([0, 0, 1, 1], np.float32)).astype(int).tolist()
+    if result.mask is not None:
+        for mask, colour in zip(reversed(result.mask), reversed(colours), strict=True):
+            inside = image[mask]
+            image[mask] = np.rint(inside * (1 - TINT) + np.array(colour) * TINT).astype(np.uint8)
     # Best last: it stays on top. Labels after all boxes, so that no line crosses a text.
     for (left, top, right, bottom), colour in zip(reversed(corners), reversed(colours), strict=True):
         cv2.rectangle(image, (left, top), (right, bottom), colour, pen.line)

@@ -77,7 +77,7 @@ class Nms:
         multi_label: a box may be reported once per class above the threshold (COCO's protocol), instead of
             only under its best class.
         max_detections: boxes kept per picture.
-        suppression: `greedy`; or `none` where the network leaves no duplicates (set prediction, one-to-one heads):
+        suppression: `greedy`; or `none` where the graph leaves no duplicates (one-to-one heads, suppression inside):
             its outputs are then `boxes` [1, n, 4], `scores` [1, n] and `class_ids` int32 [1, n].
     """
 

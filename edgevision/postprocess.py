@@ -5,6 +5,7 @@
 | detection | `boxes` float32 [1, n, 4] corners in input pixels, `scores` float32 [1, n, c] in 0..1 |
 | detection without duplicates | `boxes`, `scores` float32 [1, n], `class_ids` int32 [1, n] (suppression: none) |
 | keypoints | detection's, and `keypoints` float32 [1, n, p, 2 or 3] in input pixels (third: confidence) |
+| instance | detection's, `mask_coefficients` float32 [1, n, m] and `mask_prototypes` float32 [1, m, h, w] |
 | classification | `scores` float32 [1, c] in 0..1; with localisation also `boxes` float32 [1, 1, 4] |
 | semantic | `class_map` uint8 or int32 [1, h, w], or `logits` float32 [1, c, h, w] |
 """
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from edgevision.backends.base import TensorSpec
 from edgevision.errors import BundleError, UsageError
 from edgevision.geometry import Placement
-from edgevision.kernels.cpu import ClassMapper, keep
+from edgevision.kernels.cpu import ClassMapper, assemble, keep
 from edgevision.manifest import Manifest, Nms
 from edgevision.results import Classification, Detections, Result, SegmentationMap
 
@@ -124,7 +125,7 @@ class DetectionPostprocess:
         classes = len(manifest.labels)
         found = {spec.name: spec for spec in outputs}
         self._final = selection.nms.suppression == "none"
-        self._has_keypoints = manifest.task == "keypoints"
+        self._has_keypoints, self._has_masks = manifest.task == "keypoints", manifest.task == "instance"
         rows = found["boxes"].shape[1] if "boxes" in found and len(found["boxes"].shape) == 3 else 0
         wanted = {"boxes": ("float32", (1, rows, 4))}
         if self._final:
@@ -133,6 +134,12 @@ class DetectionPostprocess:
         else:
             wanted["scores"] = ("float32", (1, rows, classes))
             words = f"boxes float32 [1, n, 4] and scores float32 [1, n, {classes}] (one column per label)"
+        if self._has_masks:
+            prototypes = found["mask_prototypes"].shape if "mask_prototypes" in found else ()
+            masks = prototypes[1] if len(prototypes) == 4 else 0
+            wanted["mask_coefficients"] = ("float32", (1, rows, masks))
+            wanted["mask_prototypes"] = ("float32", (1, masks, *prototypes[2:]))
+            words += ", mask_coefficients float32 [1, n, m] and mask_prototypes float32 [1, m, h, w]"
         if self._has_keypoints:
             points = found["keypoints"].shape if "keypoints" in found else ()
             wide = len(points) == 4 and points[2] > 0 and points[3] in (2, 3)
@@ -155,6 +162,9 @@ class DetectionPostprocess:
         found = Detections(xyxy, confidence, class_id, self._names)
         if self._has_keypoints:
             found.keypoints = _keypoints(outputs["keypoints"][0][rows], placement)
+        if self._has_masks:
+            prototypes, coefficients = outputs["mask_prototypes"][0], outputs["mask_coefficients"][0][rows]
+            found.mask = assemble(prototypes, coefficients, xyxy, placement, placement.source_wh)
         return found
 
 

@@ -9,12 +9,17 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgevision.errors import SinkError
 from edgevision.files import atomic_path
 from edgevision.frame import Frame
 from edgevision.geometry import xyxy_to_xywh
 from edgevision.labels import BUILT_IN
+from edgevision.optional import require
 from edgevision.results import Detections, Result
 from edgevision.sinks.base import Sink, cannot_write, check_folder
 from edgevision.sources.base import Source
@@ -73,6 +78,8 @@ class CocoResults:
                 }
                 if result.keypoints is not None:
                     entry["keypoints"] = result.keypoints[i].astype(float).round(2).ravel().tolist()
+                if result.mask is not None:
+                    entry["segmentation"] = _run_lengths(result.mask[i])
                 self._file.write(self._separator + json.dumps(entry))
                 self._separator = ",\n"
         except OSError as error:
@@ -92,3 +99,10 @@ class CocoResults:
         with suppress(OSError):  # what is still in the file's buffer cannot be written either
             self._held.__exit__(type(error), error, None)
         return error
+
+
+def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's compressed run lengths of a mask (h, w)."""
+    coder: Any = require("pycocotools.mask", "masks in COCO results")
+    encoded = coder.encode(np.asfortranarray(mask.view(np.uint8)))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}

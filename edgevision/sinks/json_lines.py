@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgevision.frame import Frame
+from edgevision.optional import require
 from edgevision.results import Classification, Detections, Result
 from edgevision.sinks.base import Sink, cannot_write, check_folder
 from edgevision.sources.base import Source
@@ -83,9 +87,19 @@ def frame_record(frame: Frame, result: Result, timing_ms: Mapping[str, float]) -
             points = result.keypoints.astype(float).round(3).tolist()
             for entry, own in zip(record["detections"], points, strict=True):
                 entry["keypoints"] = own
+        if result.mask is not None:
+            for entry, mask in zip(record["detections"], result.mask, strict=True):
+                entry["polygons"] = polygons(mask)
     elif isinstance(result, Classification):
         record["classes"] = [{"class": name, "confidence": round(score, 4)} for name, score in result.top()]
         record["xyxy"] = None if result.xyxy is None else result.xyxy.astype(float).round(2).tolist()
     else:
         record["fractions"] = {name: round(share, 5) for name, share in result.fractions().items()}
     return record
+
+
+def polygons(mask: NDArray[np.bool_]) -> list[list[list[int]]]:
+    """Outlines of a mask (h, w): per part, x and y of its corners in pixels; holes are not told apart."""
+    cv2: Any = require("cv2", "outlines of masks")
+    outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [outline[:, 0].tolist() for outline in outlines]

@@ -141,3 +141,12 @@ def test_a_classification_lists_its_best_classes_and_its_box() -> None:
         np.testing.assert_array_equal(drawn[y, x], palette()[2])
     for class_id in range(3):
         assert ((drawn == palette()[class_id]).all(axis=2)).sum() > 100
+
+
+def test_a_mask_tints_its_pixels_only() -> None:
+    found = one([50, 60, 200, 150])
+    found.mask = np.zeros((1, 360, 640), bool)
+    found.mask[0, 100:120, 100:140] = True
+    drawn = draw(grey(), found)
+    assert (drawn[100:120, 100:140] == np.rint(90 * 0.55 + palette()[0] * 0.45)).all()
+    assert (drawn[121:145, 70:190] == 90).all()

@@ -202,3 +202,31 @@ def test_a_classification_keeps_its_scores_and_places_its_box() -> None:
     assert located.top(1)[0][1] == pytest.approx(0.7)
     with pytest.raises(BundleError, match=r"scores float32 \[1, 3\]"):
         ClassificationPostprocess(manifest, specs[1:])
+
+
+def test_masks_are_cut_to_their_boxes_at_source_size() -> None:
+    manifest = detector_manifest(task="instance", nms=Nms(confidence=0.5))
+    boxes = np.array([[[16, 16, 48, 48], [0, 0, 8, 8]]], np.float32)
+    scores = np.array([[[0, 0.9, 0], [0.2, 0, 0]]], np.float32)
+    specs = [
+        TensorSpec("boxes", (1, 2, 4), "float32"),
+        TensorSpec("scores", (1, 2, 3), "float32"),
+        TensorSpec("mask_coefficients", (1, 2, 2), "float32"),
+        TensorSpec("mask_prototypes", (1, 2, 16, 16), "float32"),
+    ]
+    prototypes = np.stack([np.ones((16, 16)), np.repeat([[-1.0] * 8 + [1.0] * 8], 16, axis=0)])[None].astype("f4")
+    selection = select(manifest)
+    assert selection is not None
+    outputs = {
+        "boxes": boxes,
+        "scores": scores,
+        "mask_coefficients": np.array([[[0.0, 1.0], [1.0, 0.0]]], np.float32),
+        "mask_prototypes": prototypes,
+    }
+    found = DetectionPostprocess(manifest, specs, selection)(outputs, place((128, 128), (64, 64), "stretch"))
+    expected = np.zeros((1, 128, 128), bool)
+    expected[0, 32:96, 64:96] = True  # the right half of the box, where the second prototype is positive
+    assert found.mask is not None
+    np.testing.assert_array_equal(found.mask, expected)
+    with pytest.raises(BundleError, match="mask_prototypes float32"):
+        DetectionPostprocess(manifest, specs[:3], selection)

@@ -139,3 +139,22 @@ def test_keypoints_and_classes_have_their_own_entries(tmp_path: Path) -> None:
     assert second["xyxy"] == [0, 0, 4, 5]
     entries = json.loads((tmp_path / "out.json").read_text())
     assert entries[0]["keypoints"] == [1.5, 2, 1, 3, 4.25, 0.5]
+
+
+def test_masks_are_outlines_in_lines_and_run_lengths_in_coco(tmp_path: Path) -> None:
+    from pycocotools import mask as coder
+
+    masks = np.zeros((2, 96, 160), bool)
+    masks[0, 10:20, 30:50] = True
+    masks[1, [5, 5, 60], [5, 6, 70]] = True
+    cut = Detections(FOUND.xyxy, FOUND.confidence, FOUND.class_id, FOUND.names, mask=masks)
+    for target in (tmp_path / "out.jsonl", f"coco:{tmp_path}/out.json"):
+        sink = open_sink(target)
+        sink.write(Frame(numbered(0)), cut, {})
+        sink.close()
+    line = json.loads((tmp_path / "out.jsonl").read_text())
+    assert line["detections"][0]["polygons"] == [[[30, 10], [30, 19], [49, 19], [49, 10]]]
+    assert len(line["detections"][1]["polygons"]) == 2
+    entries = json.loads((tmp_path / "out.json").read_text())
+    decoded = np.stack([coder.decode(entry["segmentation"]) for entry in entries], axis=0)
+    np.testing.assert_array_equal(decoded, masks)
