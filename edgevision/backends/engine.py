@@ -34,6 +34,7 @@ class Engine:
         device: where it is.
         inputs, outputs: its tensors at the largest batch.
         batch: smallest, preferred and largest number of pictures in one run.
+        open_shape: the number must be said before a run, even where only one is possible.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Engine:
             # An engine does not keep its runtime alive.
             self._runtime, self._engine = runtime, engine
             try:
-                self.inputs, self.outputs, self.batch = _tensors(api, engine)
+                self.inputs, self.outputs, self.batch, self.open_shape = _tensors(api, engine)
             except BaseException:
                 self.close()
                 raise
@@ -155,7 +156,7 @@ class EngineContext:
                 f"this engine runs {least} to {most} pictures at once, got {count}; build it with --batch"
             )
         context = self._open()
-        if least < most:
+        if self._engine.open_shape:
             for spec in self._engine.inputs:
                 if not context.set_input_shape(spec.name, (count, *spec.shape[1:])):
                     raise SessionError(f"{self._engine.title} refuses a batch of {count}{self._records.said}")
@@ -183,8 +184,8 @@ class EngineContext:
 
 def _tensors(
     api: Api, engine: ICudaEngine
-) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], tuple[int, int, int]]:
-    """Inputs and outputs at the largest batch, and the smallest, preferred and largest batch."""
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], tuple[int, int, int], bool]:
+    """Inputs and outputs at the largest batch; the smallest, preferred and largest batch; whether it is open."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     modes = {name: engine.get_tensor_mode(name) for name in names}
     ins = [name for name in names if modes[name] == api.module.TensorIOMode.INPUT]
@@ -200,6 +201,7 @@ def _tensors(
             batch, shape = (low[0], best[0], high[0]), high
             context.set_input_shape(name, shape)
         shapes[name] = shape
+    open_shape = batch is not None
     if batch is None:
         batch = (shapes[ins[0]][0],) * 3 if ins else (1, 1, 1)
     specs = {}
@@ -209,7 +211,7 @@ def _tensors(
             raise SessionError(f"tensor {name!r} of this engine has the open shape {shape}; export the model again")
         specs[name] = TensorSpec(name, shape, _dtype(api, name, engine.get_tensor_dtype(name)))
     outs = [name for name in names if name not in ins]
-    return tuple(specs[name] for name in ins), tuple(specs[name] for name in outs), batch
+    return tuple(specs[name] for name in ins), tuple(specs[name] for name in outs), batch, open_shape
 
 
 def _dtype(api: Api, name: str, kind: DataType) -> str:
