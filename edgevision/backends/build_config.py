@@ -59,17 +59,15 @@ def configure(api: Api, builder: Builder, network: Network, name: str, options: 
         if not hasattr(levels, wanted):
             raise UsageError(f"{api.title} does not know hardware compatibility {options.hardware_compatible!r}")
         config.hardware_compatibility_level = getattr(levels, wanted)
-    _add_profile(builder, config, network, name, options.batch)
+    _add_profile(builder, config, network, name, options)
     if options.dla_core is not None:
         _use_accelerator(api, builder, config, options)
     return config
 
 
-def _add_profile(
-    builder: Builder, config: IBuilderConfig, network: Network, name: str, batch: tuple[int, int, int]
-) -> None:
+def _add_profile(builder: Builder, config: IBuilderConfig, network: Network, name: str, options: BuildOptions) -> None:
     """State the sizes of inputs that leave their batch open."""
-    profile = builder.create_optimization_profile()
+    profile, batch = builder.create_optimization_profile(), options.batch
     for tensor in network.inputs:
         shape = tuple(tensor.shape)
         if -1 in shape[1:]:
@@ -84,6 +82,8 @@ def _add_profile(
         profile.set_shape(tensor.name, *((count, *shape[1:]) for count in batch))
     if any(-1 in tuple(tensor.shape) for tensor in network.inputs):
         config.add_optimization_profile(profile)
+        if options.calibrator is not None and hasattr(config, "set_calibration_profile"):
+            config.set_calibration_profile(profile)
 
 
 def _use_accelerator(api: Api, builder: Builder, config: IBuilderConfig, options: BuildOptions) -> None:

@@ -103,7 +103,7 @@ def build_graph(
     # Not earlier: a network that is made while a recorder is set crashes TensorRT-RTX 1.7 when it is freed.
     builder.error_recorder = recorder
     with contextlib.nullcontext() if attempt.calibrator is None else attempt.calibrator(api) as calibrator:
-        if hasattr(config, "int8_calibrator"):
+        if calibrator is not None and hasattr(config, "int8_calibrator"):
             config.int8_calibrator = calibrator
         plan = run_build(api, builder, network.handle, config, progress, current)
     if plan is None:

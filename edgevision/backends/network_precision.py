@@ -35,7 +35,7 @@ def int8_nodes(api: Api, network: Network) -> frozenset[str]:
 def failing_nodes(network: Network, said: list[str], candidates: frozenset[str]) -> tuple[str, ...]:
     """The nodes among `candidates` that a failed build names.
 
-    The builder names a node by itself, in a list joined by ` + `, or as the ends of a region (`{ForeignNode[a...b]}`),
+    The builder names a layer by itself, in a list joined by ` + `, or as the ends of a region (`{ForeignNode[a...b]}`),
     which stands for everything between them.
 
     Args:
@@ -43,16 +43,20 @@ def failing_nodes(network: Network, said: list[str], candidates: frozenset[str])
         said: the builder's error lines.
         candidates: ONNX names.
     """
-    order = [node for layer in network.layers for node in onnx_nodes(layer)]
     words = "\n".join(said)
-    # A name ends where a character comes that could not be part of a longer one.
     named = [
-        i
-        for i, node in enumerate(order)
-        if re.search(rf"(?<![\w/:])(?<![\w/:]\.){re.escape(node)}(?!\.?[\w/:])", words)
+        index
+        for index, layer in enumerate(network.layers)
+        if any(_is_named(name, words) for name in {layer.name, *onnx_nodes(layer)})
     ]
-    region = range(min(named), max(named) + 1) if named and "ForeignNode[" in words else named
-    return tuple(dict.fromkeys(order[i] for i in region if order[i] in candidates))
+    region = range(named[0], named[-1] + 1) if named and "ForeignNode[" in words else named
+    blamed = [node for index in region for node in onnx_nodes(network.layers[index]) if node in candidates]
+    return tuple(dict.fromkeys(blamed))
+
+
+def _is_named(name: str, words: str) -> bool:
+    """Whether `name` stands there whole, not as a part of a longer name; full stops may surround it."""
+    return bool(name) and re.search(rf"(?<![\w/:])(?<![\w/:]\.){re.escape(name)}(?!\.?[\w/:])", words) is not None
 
 
 def take_out_of_int8(api: Api, network: Network, nodes: tuple[str, ...]) -> None:

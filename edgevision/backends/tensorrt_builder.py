@@ -73,7 +73,6 @@ def build_plan(
         try:
             built = _try(api, attempt, options, run, reasons)
         except BuildError as error:
-            reasons.append(f"{rung.precision}: {error}")
             failures.append(error)
             continue
         return dataclasses.replace(
@@ -101,17 +100,22 @@ def _attempt(bundle: Bundle, rung: Rung, calibrator: CalibratorFactory | None) -
 
 
 def _try(api: Api, attempt: Attempt, options: BuildOptions, run: Run, reasons: list[str]) -> BuiltPlan:
-    """Build; in INT8, take the nodes that the builder blames out of it and build again. Reasons are appended."""
+    """Build; in INT8, take the nodes that the builder blames out of it and build again. Why a try failed is appended
+    to `reasons`."""
     for _ in range(_PARTIAL_TRIES):
+        rung = "int8-partial" if attempt.avoid else attempt.precision
         try:
             built = run(attempt, options)
         except FailedBuildError as failure:
             blamed = tuple(node for node in failure.nodes if node not in attempt.avoid)
+            taken = f"; taken out of INT8: {', '.join(blamed)}" if blamed else ""
+            reasons.append(f"{rung}: {failure}{taken}")
             if not blamed:
                 raise
-            taken = "int8" if not attempt.avoid else "int8-partial"
-            reasons.append(f"{taken}: {failure}; taken out of INT8: {', '.join(blamed)}")
             attempt = dataclasses.replace(attempt, avoid=(*attempt.avoid, *blamed))
+        except BuildError as refusal:
+            reasons.append(f"{rung}: {refusal}")
+            raise
         else:
-            return dataclasses.replace(built, rung="int8-partial") if attempt.avoid else built
+            return dataclasses.replace(built, rung=rung)
     raise BuildError(f"{api.title} blamed {len(attempt.avoid)} nodes of {attempt.name}, and still does not build it")
