@@ -127,7 +127,7 @@ class DetectionPostprocess:
         self._final = selection.nms.suppression == "none"
         self._has_keypoints, self._has_masks = manifest.task == "keypoints", manifest.task == "instance"
         rows = found["boxes"].shape[1] if "boxes" in found and len(found["boxes"].shape) == 3 else 0
-        wanted = {"boxes": ("float32", (1, rows, 4))}
+        wanted: dict[str, tuple[str, tuple[int, ...]]] = {"boxes": ("float32", (1, rows, 4))}
         if self._final:
             wanted |= {"scores": ("float32", (1, rows)), "class_ids": ("int32", (1, rows))}
             words = "boxes float32 [1, n, 4], scores float32 [1, n] and class_ids int32 [1, n]"

@@ -43,20 +43,20 @@ class NanodetHead:
         plus = "output" in match.found
         mark_decode(graph, graph.outputs)
         if plus:
-            strides, offset = _PLUS_STRIDES, 0.0
+            offset = 0.0
             scores, sides = split_rows(decode, match.found["output"], (classes, 4 * _BINS))
         else:
-            strides, offset = _STRIDES, 0.5
+            offset = 0.5
             scores, sides = (
                 decode.op("Concat", *match.found[part], stem=part, axis=1) for part in ("scores", "distributions")
             )
-        grid, stride = cells(model.image.wh, strides)
+        grid, stride = cells(model.image.wh, _PLUS_STRIDES if plus else _STRIDES)
         distances = append_expectation(decode, sides, _BINS)
         scaled = decode.op(
             "Mul", distances, decode.constant("boxes/stride", stride.astype(np.float32)), stem="boxes/distances"
         )
         # NanoDet's centre is x * stride + (stride - 1) / 2, half a pixel before the middle of the cell.
-        points = grid * stride + (offset * (stride - 1) if offset else 0.0)
+        points = grid * stride + offset * (stride - 1)
         boxes = append_distances(decode, scaled, points)
         float32 = onnx.TensorProto.FLOAT
         decode.finish({"boxes": (boxes, float32), "scores": (scores, float32)})

@@ -59,7 +59,10 @@ class YoloSegHead:
         if found["objectness"]:
             widths = (4, 1, found["classes"], found["masks"])
             boxes, objectness, classes, coefficients = split_rows(decode, found["rows"], widths)
-            scores, nms = append_product(decode, objectness, classes), Nms(iou_threshold=0.45, confidence=0.25, max_detections=100)
+            scores, nms = (
+                append_product(decode, objectness, classes),
+                Nms(iou_threshold=0.45, confidence=0.25, max_detections=100),
+            )
         else:
             rows = decode.op("Transpose", found["rows"], stem="rows", perm=[0, 2, 1])
             boxes, scores, coefficients = split_rows(decode, rows, (4, found["classes"], found["masks"]))

@@ -72,11 +72,15 @@ class YoloxHead:
         scores = append_product(decode, objectness, probabilities)
         float32 = onnx.TensorProto.FLOAT
         decode.finish({"boxes": (xyxy, float32), "scores": (scores, float32)})
-        if legacy[0] == "yes":
-            colours = {"color": "rgb", "mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
-        else:
-            colours = {"color": "bgr", "mean": (0.0,) * 3, "std": (1.0,) * 3}
-        preprocess = PreprocessDefaults("YOLOX", resize="letterbox-topleft", pad_value=114.0, **colours)
+        old = legacy[0] == "yes"
+        preprocess = PreprocessDefaults(
+            "YOLOX",
+            resize="letterbox-topleft",
+            color="rgb" if old else "bgr",
+            mean=(123.675, 116.28, 103.53) if old else (0.0,) * 3,
+            std=(58.395, 57.12, 57.375) if old else (1.0,) * 3,
+            pad_value=114.0,
+        )
         facts = {"output": output, "decoded_in_graph": match.found["decoded"], "legacy": f"{legacy[0]} ({legacy[1]})"}
         return NormalForm("detection", classes, preprocess, Nms(iou_threshold=0.45, confidence=0.3), facts)
 
