@@ -92,7 +92,8 @@ class Device:
 
         self.drv = pycuda.driver
         self.index = index
-        self.counters = Counters()
+        self._counters = [Counters()]  # of its memory, then of each stream
+        self._counting = threading.Lock()
         self._current = _Current(self)
         try:
             self.drv.init()
@@ -122,6 +123,24 @@ class Device:
             _devices.pop(self.index, None)
         self._release()
 
+    @property
+    def counters(self) -> Counters:
+        """What was asked of it until now."""
+        total = Counters()
+        for part in tuple(self._counters):
+            total.add(part)
+        return total
+
+    def count_memory(self, *, allocations: int = 0, frees: int = 0) -> None:
+        with self._counting:
+            self._counters[0].add(Counters(allocations, frees))
+
+    def new_counters(self) -> Counters:
+        """For the work of one stream."""
+        made = Counters()
+        self._counters.append(made)
+        return made
+
     def current(self) -> _Current:
         """Make the context this thread's current one inside a `with` block. Blocks may be nested."""
         return self._current
@@ -144,13 +163,15 @@ class Device:
         """Copy a contiguous array to the device; the array must not change until the stream has got there."""
         with self._current:
             self.drv.memcpy_htod_async(address, array, stream.raw)
-        stream.counters.add(uploads=1, upload_bytes=array.nbytes)
+        stream.counters.uploads += 1
+        stream.counters.upload_bytes += array.nbytes
 
     def download(self, array: NDArray[Any], address: int, stream: Stream) -> None:
         """Copy from the device into a contiguous array, which means nothing until the stream has got there."""
         with self._current:
             self.drv.memcpy_dtoh_async(array, address, stream.raw)
-        stream.counters.add(downloads=1, download_bytes=array.nbytes)
+        stream.counters.downloads += 1
+        stream.counters.download_bytes += array.nbytes
 
     def fill(self, address: int, value: int, nbytes: int, stream: Stream) -> None:
         """Set each of `nbytes` bytes to `value`."""

@@ -11,7 +11,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,17 +39,10 @@ class Counters:
     download_bytes: int = 0
     launches: int = 0
     graph_launches: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    def add(self, **amounts: int) -> None:
-        with self._lock:
-            for name, amount in amounts.items():
-                setattr(self, name, getattr(self, name) + amount)
-
-    def as_dict(self) -> dict[str, int]:
-        """Every count by name, all of the same moment."""
-        with self._lock:
-            return {name: count for name, count in vars(self).items() if name != "_lock"}
+    def add(self, amounts: Counters) -> None:
+        for name, amount in vars(amounts).items():
+            setattr(self, name, getattr(self, name) + amount)
 
 
 class Handle:
@@ -103,9 +96,9 @@ def _give_back(device: Device, held: list[Any], free: Callable[[list[Any]], None
         raise
 
 
-def _free_memory(counters: Counters, held: list[Any]) -> None:
+def _free_memory(device: Device, held: list[Any]) -> None:
     held.clear()
-    counters.add(frees=1)
+    device.count_memory(frees=1)
 
 
 class Stream(Handle):
@@ -114,14 +107,14 @@ class Stream(Handle):
     Attributes:
         handle: CUstream, for TensorRT.
         capturing: what is put on it becomes part of a graph.
-        counters: where its work counts.
+        counters: of its own work; one thread at a time puts work on a stream, so they are exact.
     """
 
     def __init__(self, device: Device) -> None:
         with device.current():
             super().__init__(device, device.drv.Stream(driver.NON_BLOCKING_STREAM))
         self.capturing = False
-        self.counters = device.counters
+        self.counters = device.new_counters()
 
     @property
     def handle(self) -> int:
@@ -175,9 +168,9 @@ class Buffer(Handle):
 
     def __init__(self, device: Device, nbytes: int) -> None:
         with device.current():
-            free = functools.partial(_free_memory, device.counters)
+            free = functools.partial(_free_memory, device)
             super().__init__(device, device.drv.mem_alloc(nbytes), free)
-            device.counters.add(allocations=1)
+            device.count_memory(allocations=1)
         self.address = int(self.raw)
         self.nbytes = nbytes
 
@@ -199,16 +192,16 @@ class Pinned:
         with device.current():
             held = [device.drv.pagelocked_empty(nbytes, np.uint8, mem_flags=flags)]
             block = (ctypes.c_char * nbytes).from_address(held[0].ctypes.data)
-            free = functools.partial(_free_memory, device.counters)
+            free = functools.partial(_free_memory, device)
             release = weakref.finalize(block, _give_back, device, held, free)
-            device.counters.add(allocations=1)
+            device.count_memory(allocations=1)
             if device.integrated:
                 try:
                     self.address = int(held[0].base.get_device_pointer())
                 except BaseException:
                     release()
                     raise
-        self._array: NDArray[Any] | None = np.frombuffer(block, kind).reshape(shape)
+        self._array: NDArray[Any] | None = np.frombuffer(memoryview(block), kind).reshape(shape)
 
     @property
     def array(self) -> NDArray[Any]:
@@ -252,7 +245,7 @@ class Kernel(Handle):
         """Put a launch on the stream; `shared_bytes` is the dynamic shared memory of a block."""
         with self.device.current():
             self.raw.prepared_async_call(grid, block, stream.raw, *arguments, shared_size=shared_bytes)
-        stream.counters.add(launches=1)
+        stream.counters.launches += 1
 
 
 class Graph(Handle):
@@ -272,13 +265,14 @@ class Graph(Handle):
                 raise
             except DeviceError as error:
                 raise CaptureError(f"this work cannot be captured as a CUDA graph: {error}") from error
-        self._counts = {name: count for name, count in counters.as_dict().items() if count}
+        counters.graph_launches = 1
+        self._counters = counters
 
     def launch(self, stream: Stream) -> None:
         """Put the captured work on a stream."""
         with self.device.current():
             driver.library().cuGraphLaunch(self.raw, stream.handle)
-        stream.counters.add(graph_launches=1, **self._counts)
+        stream.counters.add(self._counters)
 
 
 def _destroy_graph(held: list[Any]) -> None:
