@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from tests.standins.tensorrt import calibration, config, layers
+from tests.standins.tensorrt import calibration, config, driver, layers
 from tests.standins.tensorrt.binding import Bound
 from tests.standins.tensorrt.plan import Plan, Tensor
 
@@ -30,12 +30,20 @@ class CancelledError(Exception):
     """The progress monitor said no."""
 
 
+def needs_gpu(trt: Any, logger: Any) -> None:
+    """Fail as the constructors do where there is a driver but no GPU; TensorRT-RTX needs none to build."""
+    if driver.devices() == 0 and not trt.rtx:
+        trt.log(logger, "ERROR", "CUDA initialization failure with error: 100. Please check your CUDA installation")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+
 class Builder(Bound):
     """State: `logger`, `error_recorder`."""
 
     __slots__ = ()
 
     def _construct(self, *arguments: Any) -> None:
+        needs_gpu(self._trt, arguments[0])
         self._s = SimpleNamespace(
             logger=arguments[0], error_recorder=None, gpu_allocator=None, max_threads=1, max_batch_size=1
         )

@@ -115,11 +115,12 @@ class Run:
                 size = nbytes(self._shapes[name], self._program.dtype(name))
                 problem = driver.check_range(address, size)
                 if problem is not None:
-                    self._errors.append(f"tensor {name}: {problem}")
-                    return
+                    raise MemoryError(f"tensor {name}: {problem}")
             self._program.session.run_with_iobinding(self._binding)
-        except Exception as error:  # noqa: BLE001  a stream has nobody to raise to
-            self._errors.append(f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - a stream has nobody to raise to
+            words = f"TensorRT: {type(error).__name__}: {error}"
+            self._errors.append(words)
+            driver.report(words)
 
 
 def view(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.standins.tensorrt import driver
 from tests.standins.tensorrt.binding import Bound
+from tests.standins.tensorrt.builder import needs_gpu
 from tests.standins.tensorrt.execution import Program, Run
 from tests.standins.tensorrt.layers import inspect
 from tests.standins.tensorrt.plan import read
@@ -23,6 +24,7 @@ class Runtime(Bound):
     __slots__ = ()
 
     def _construct(self, *arguments: Any) -> None:
+        needs_gpu(self._trt, arguments[0])
         self._s = SimpleNamespace(
             logger=arguments[0],
             error_recorder=None,
@@ -42,6 +44,10 @@ class Runtime(Bound):
 
     def _load(self, data: bytes) -> Any:
         trt = self._trt
+        if driver.devices() == 0:
+            text = "IRuntime::deserializeCudaEngine: Error Code 1: Cuda Runtime (no CUDA-capable device is detected)"
+            trt.fail(self._s.logger, self._s.error_recorder, "FAILED_INITIALIZATION", text)
+            return None
         found = read(
             data,
             version=trt.version,
@@ -386,7 +392,11 @@ class IExecutionContext(Bound):
             world.fail_enqueues -= 1
             return self._fail("enqueueV3: Error Code 1: Cuda Runtime (an illegal memory access)", "FAILED_EXECUTION")
         key = (tuple(self._s.addresses.items()), tuple(shapes.items()))
-        if driver.capturing(stream) and (world.refuse_capture or tuple(shapes.items()) not in self._s.warm):
+        try:
+            captured = driver.capturing(stream)
+        except driver.DriverError as error:
+            return self._fail(f"enqueueV3: Error Code 1: Cuda Runtime ({error})", "FAILED_EXECUTION")
+        if captured and (world.refuse_capture or tuple(shapes.items()) not in self._s.warm):
             driver.break_capture(stream)
             why = "a layer synchronises" if world.refuse_capture else "enqueue once with these shapes before a capture"
             text = f"enqueueV3: Error Code 1: Cuda Runtime (operation not permitted when stream is capturing: {why})"
