@@ -20,6 +20,7 @@ from edgevision.export.preprocessing import image_input, resolve_preprocess
 from edgevision.export.report import ExportReport
 from edgevision.export.side_inputs import fix_side_inputs
 from edgevision.export.simplification import simplify
+from edgevision.export.unpooling import rewrite_unpooling
 from edgevision.labels import load_labels
 from edgevision.manifest import Nms, Preprocess
 
@@ -74,6 +75,7 @@ def prepare(source: Path | str | bytes, config: ExportConfig, report: ExportRepo
         graph = loaded.graph
         side_inputs = fix_side_inputs(graph, image_input(graph).wh)
         facts.update(loaded.facts, side_inputs=side_inputs, constants_folded=fold_constants(graph))
+        facts.update(unpoolings_rewritten=rewrite_unpooling(graph))
         report.source_sha256 = loaded.sha256
     with report.step("identify") as facts:
         given = load_labels(config.labels) if config.labels is not None else loaded.metadata.labels
