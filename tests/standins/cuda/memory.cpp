@@ -6,7 +6,7 @@
 namespace standin {
 namespace {
 
-constexpr size_t GUARD = 512;                     // bytes before and at least as many after every allocation
+constexpr size_t GUARD = 512;                     // bytes looked after before and after every allocation
 constexpr size_t QUARANTINE_BYTES = 64u << 20;    // freed blocks kept, so that late writes are found, not crashed on
 constexpr unsigned char GUARD_BYTE = 0xB5;
 // A NaN as float32 and as float16, a large number as an integer, no plausible pixel.
@@ -32,10 +32,9 @@ std::string place(uintptr_t address) {
     return hex(address) + " outside every allocation";
 }
 
-bool all_bytes(const char *from, const char *to, unsigned char value) {
-    for (; from < to; ++from)
-        if (static_cast<unsigned char>(*from) != value) return false;
-    return true;
+bool guard_intact(const char *zone) {
+    static const std::string intact(GUARD, static_cast<char>(GUARD_BYTE));
+    return memcmp(zone, intact.data(), GUARD) == 0;
 }
 
 bool still_poisoned(const Allocation &freed) {
@@ -47,11 +46,16 @@ bool still_poisoned(const Allocation &freed) {
 }
 
 const char *zone_touched(const Allocation &allocation) {
-    const char *block = allocation.block.get();
     const auto *payload = reinterpret_cast<const char *>(allocation.base);
-    if (!all_bytes(block, payload, GUARD_BYTE)) return "before the start";
-    if (!all_bytes(payload + allocation.bytes, block + allocation.block_bytes, GUARD_BYTE)) return "past the end";
+    if (!guard_intact(payload - GUARD)) return "before the start";
+    if (!guard_intact(payload + allocation.bytes)) return "past the end";
     return nullptr;
+}
+
+void lay_guards(const Allocation &allocation) {
+    auto *payload = reinterpret_cast<char *>(allocation.base);
+    memset(payload - GUARD, GUARD_BYTE, GUARD);
+    memset(payload + allocation.bytes, GUARD_BYTE, GUARD);
 }
 
 std::string described(const Allocation &allocation) {
@@ -64,12 +68,12 @@ uintptr_t allocate(size_t bytes, bool pinned, bool mapped) {
     size_t block_bytes = alignment + (bytes + alignment - 1) / alignment * alignment + alignment;
     auto *block = static_cast<char *>(aligned_alloc(alignment, block_bytes));
     if (block == nullptr) return 0;
-    memset(block, GUARD_BYTE, alignment);
     auto base = reinterpret_cast<uintptr_t>(block + alignment);
+    Allocation made{base, bytes, pinned, mapped, {block, free}, block_bytes};
+    lay_guards(made);
     poison(block + alignment, bytes);
-    memset(block + alignment + bytes, GUARD_BYTE, block_bytes - alignment - bytes);
     std::lock_guard<std::mutex> guard(table);
-    live.emplace(base, Allocation{base, bytes, pinned, mapped, {block, free}, block_bytes});
+    live.emplace(base, std::move(made));
     if (!pinned) device_bytes += bytes;
     return base;
 }
@@ -143,9 +147,7 @@ void check_guard_zones(const std::string &after) {
     std::lock_guard<std::mutex> guard(table);
     for (auto &[base, allocation] : live)
         if (const char *where = zone_touched(allocation)) {
-            memset(allocation.block.get(), GUARD_BYTE, base - reinterpret_cast<uintptr_t>(allocation.block.get()));
-            char *end = reinterpret_cast<char *>(base) + allocation.bytes;
-            memset(end, GUARD_BYTE, allocation.block.get() + allocation.block_bytes - end);
+            lay_guards(allocation);
             throw Refusal{CUDA_ERROR_ILLEGAL_ADDRESS, after + " wrote " + where + " of a " + described(allocation)};
         }
 }

@@ -1,4 +1,5 @@
 // Streams: queues of deferred work. Events, copies, memory sets, host functions.
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <optional>
@@ -118,7 +119,7 @@ Operation filling(const char *what, CUdeviceptr to, Word value, size_t words) {
     if (to % sizeof(Word) != 0) throw Refusal{CUDA_ERROR_INVALID_VALUE, hex(to) + " is not aligned to its words"};
     return {what, [=] {
                 device_range(to, bytes, "writes");
-                for (size_t at = 0; at < words; ++at) memcpy(reinterpret_cast<void *>(to + at * sizeof value), &value, sizeof value);
+                std::fill_n(reinterpret_cast<Word *>(to), words, value);
                 Lock lock(state().mutex);
                 count("memsets");
             }};
@@ -351,6 +352,11 @@ CUresult CUDAAPI cuEventElapsedTime(float *milliseconds, CUevent from, CUevent t
         *milliseconds = static_cast<float>(end->time_ms - start->time_ms);
         return CUDA_SUCCESS;
     });
+}
+
+// The name that a pycuda built for CUDA 13 asks for.
+STANDIN_CONTROL CUresult cuEventElapsedTime_v2(float *milliseconds, CUevent from, CUevent to) {
+    return cuEventElapsedTime(milliseconds, from, to);
 }
 
 CUresult CUDAAPI cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
