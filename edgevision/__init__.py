@@ -13,8 +13,15 @@ Importing this package loads numpy and nothing heavier; the rest loads at first 
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 10):  # noqa: UP036 - pip refuses; a checkout or a copied folder comes this far
+    raise ImportError(
+        f"edgevision needs Python 3.10 or newer, this is {sys.version_info[0]}.{sys.version_info[1]}. "
+        "JetPack 5 and older (Python 3.8) are out of scope; JetPack 6 brings Python 3.10"
+    )
 
 from edgevision.bundle import Bundle
 from edgevision.errors import (

@@ -64,10 +64,11 @@ def test_an_unwritable_cache_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_check_that_breaks_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def _haunted() -> Iterator[Finding]:
+    def _haunted(root: Path) -> Iterator[Finding]:
         raise RuntimeError("boo")
 
     monkeypatch.setattr(doctor, "_CHECKS", (_haunted,))
     (finding,) = examine()
     assert (finding.subject, finding.state) == ("haunted", PROBLEM)
     assert "boo" in finding.detail
+    assert finding.remedy
