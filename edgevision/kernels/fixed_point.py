@@ -39,13 +39,15 @@ def _axis_taps(placement: Placement, axis: int) -> NDArray[np.uint32]:
         # cell, so that a column's neighbour always exists.
         weight[first < 0], weight[first >= last] = 0, _WHOLE
         first = first.clip(0, last - 1)
-        step = np.full(target, _NEXT)
+        inside = np.True_
     else:
         # Rows keep their weights beyond the border, and mix the border row with itself: it rounds differently.
         if axis == 0:
             weight[:] = 0
-        step = np.where((first >= 0) & (first < last), _NEXT, 0)
+        inside = (first >= 0) & (first < last)
         first = first.clip(0, last)
+    # A cell that counts nothing need not be read: whole reductions touch only the rows they use.
+    step = np.where(inside & (weight > 0), _NEXT, 0)
     packed: NDArray[np.uint32] = (first | step | weight << 16).astype(np.uint32)
     return packed
 

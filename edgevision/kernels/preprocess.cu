@@ -118,15 +118,18 @@ __device__ __forceinline__ Pixel mixed(const Pixel& first, const Pixel& second, 
             mix(first.red, second.red, weight)};
 }
 
+__device__ __forceinline__ Pixel row_nv12(const Picture& picture, const Tap& x, int y) {
+    const Pixel first = pixel_nv12(picture, x.first, y);
+    return mixed(first, x.step ? pixel_nv12(picture, x.first + 1, y) : first, x.weight);
+}
+
 template <int COUNT>
 __device__ __forceinline__ void sample_nv12(const Picture& picture, const Tap& x, const Tap (&y)[COUNT], Pixel (&out)[COUNT]) {
-    const int left = x.first, right = x.first + x.step;
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-        const int upper = y[i].first, lower = y[i].first + y[i].step;
-        out[i] = between(mixed(pixel_nv12(picture, left, upper), pixel_nv12(picture, right, upper), x.weight),
-                         mixed(pixel_nv12(picture, left, lower), pixel_nv12(picture, right, lower), x.weight),
-                         y[i].weight);
+        const Pixel upper = row_nv12(picture, x, y[i].first);
+        // Whole reductions convert one pixel of the four.
+        out[i] = between(upper, y[i].step ? row_nv12(picture, x, y[i].first + 1) : upper, y[i].weight);
     }
 }
 
