@@ -48,26 +48,33 @@ def run_build(
 
     def work() -> None:
         try:
+            if cancelled.is_set():
+                return
             with current():
                 plan = builder.build_serialized_network(network, config)
                 if plan is not None:
                     result.append(bytes(plan))
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             failure.append(error)
+        finally:
+            finished.set()
 
+    # Not Thread.join: interrupted by Ctrl-C, it takes a running thread for a finished one.
+    finished = threading.Event()
     thread = threading.Thread(target=work, name="tensorrt-build", daemon=True)
     start = time.monotonic()
-    thread.start()
     try:
-        while thread.is_alive():
-            thread.join(_WAIT_S)
+        thread.start()
+        while not finished.wait(_WAIT_S):
             if monitor is None and progress is not None:
                 progress.update(0, f"{time.monotonic() - start:.0f} s so far; this TensorRT gives no estimate")
     except KeyboardInterrupt:
         cancelled.set()
-        if monitor is not None:
-            thread.join(_CANCEL_LIMIT_S)
+        give_up = time.monotonic() + (_CANCEL_LIMIT_S if monitor is not None else 0)
+        while thread.is_alive() and time.monotonic() < give_up:
+            finished.wait(_WAIT_S)
         raise
+    thread.join()
     if failure:
         raise failure[0]
     return result[0] if result else None

@@ -90,8 +90,9 @@ def build_graph(
     start, notes = time.monotonic(), list[str]()
     logger, recorder = open_logger(api), open_recorder(api)
     builder: Builder = api.module.Builder(logger)
-    typed = api.strongly_typed and attempt.calibrator is None
-    network = parse(api, builder, logger, _readable(api, attempt), attempt.name, typed=typed)
+    typed = _is_typed(api, attempt, options)
+    graph = attempt.graph if typed else _lowered(attempt)
+    network = parse(api, builder, logger, graph, attempt.name, typed=typed)
     promised = quantised(api, network)
     if attempt.avoid and attempt.calibrator is None:
         take_out_of_int8(api, network, attempt.avoid)
@@ -127,10 +128,15 @@ def build_graph(
     )
 
 
-def _readable(api: Api, attempt: Attempt) -> bytes:
-    """The graph as this version's parser reads it."""
-    if api.strongly_typed:
-        return attempt.graph
+def _is_typed(api: Api, attempt: Attempt, options: BuildOptions) -> bool:
+    """Whether the network takes its precisions from the graph. Accelerators and calibrators know nothing of that, so
+    it does not where this version leaves the choice."""
+    choice = attempt.calibrator is not None or (options.dla_core is not None and api.weakly_typed)
+    return api.strongly_typed and not choice
+
+
+def _lowered(attempt: Attempt) -> bytes:
+    """The graph for a network that takes its precisions from flags."""
     try:
         return lower(attempt.graph, attempt.name)
     except (SessionError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""An ONNX graph becomes a TensorRT network: looked at first, refused with reasons, and read once more for keeps."""
+"""An ONNX graph becomes a TensorRT network, or is refused with every reason."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Network:
 
 
 def parse(api: Api, builder: Builder, logger: ILogger, graph: bytes, name: str, *, typed: bool) -> Network:
-    """Read a graph, after asking the parser whether it supports all of it.
+    """Read a graph; where that fails, ask what else is not supported.
 
     Args:
         api: the TensorRT at hand.
@@ -70,34 +70,43 @@ def parse(api: Api, builder: Builder, logger: ILogger, graph: bytes, name: str, 
     if not nodes:
         raise BuildError(f"{name} holds no network ({len(graph)} bytes without a node); export it again")
     flags = api.network_flags(typed=typed)
-    # The question whether it supports a model spoils a parser and its network. Parsers do not keep networks alive.
-    scratch: INetworkDefinition = builder.create_network(flags)
-    parser: OnnxParser = api.module.OnnxParser(scratch, logger)
-    if not _supports(parser, graph):
-        raise _refusal(api, parser, nodes, logger, name)
     handle: INetworkDefinition = builder.create_network(flags)
-    parser = api.module.OnnxParser(handle, logger)
+    parser: OnnxParser = api.module.OnnxParser(handle, logger)
     if not parser.parse(graph):
-        raise _refusal(api, parser, nodes, logger, name)
+        reasons = [_reason(parser.get_error(index), nodes) for index in range(parser.num_errors)]
+        # A parser is spoilt by a failure, and so is its network. It does not keep its network alive.
+        scratch: INetworkDefinition = builder.create_network(flags)
+        others = _unsupported(api.module.OnnxParser(scratch, logger), graph)
+        raise _refusal(api, reasons, [nodes[index] for index in others if index < len(nodes)], logger, name)
     if not handle.num_inputs or not handle.num_outputs:
         raise BuildError(f"{name} holds no network ({len(graph)} bytes without inputs or outputs); export it again")
     logger.records.clear()  # what it said about a model that it took in the end
     return Network(handle, parser, [handle.get_layer(index) for index in range(handle.num_layers)])
 
 
-def _supports(parser: OnnxParser, graph: bytes) -> bool:
-    if hasattr(parser, "supports_model_v2"):
-        return bool(parser.supports_model_v2(graph))
-    return not hasattr(parser, "supports_model") or bool(parser.supports_model(graph)[0])
+def _unsupported(parser: OnnxParser, graph: bytes) -> list[int]:
+    """Numbers of all nodes that the parser does not support: `parse` may have stopped at the first."""
+    if hasattr(parser, "supports_model_v2") and hasattr(parser, "is_subgraph_supported"):
+        if parser.supports_model_v2(graph) or not hasattr(parser, "num_subgraphs"):
+            return []
+        refused = [index for index in range(parser.num_subgraphs) if not parser.is_subgraph_supported(index)]
+        if hasattr(parser, "get_subgraph_nodes"):
+            return [node for index in refused for node in parser.get_subgraph_nodes(index)]
+    elif hasattr(parser, "supports_model"):
+        return [node for numbers, supported in parser.supports_model(graph)[1] if not supported for node in numbers]
+    return []
 
 
-def _refusal(api: Api, parser: OnnxParser, nodes: list[Node], logger: ILogger, name: str) -> BuildError:
-    reasons = [_reason(parser.get_error(index), nodes) for index in range(parser.num_errors)]
+def _refusal(api: Api, reasons: list[str], others: list[Node], logger: ILogger, name: str) -> BuildError:
+    """All that the parser refuses, those nodes last for which it gave no reason."""
+    titles = [f"node {node.name!r} ({node.operator})" for node in others]
+    given = {reason.partition(": ")[0] for reason in reasons}
+    if given & set(titles):  # else the model as a whole was refused
+        reasons = [*reasons, *(f"{title}: not supported" for title in titles if title not in given)]
     more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
     shown = "; ".join(reasons[:_SHOWN]) or f"no reason given{logger.records.said}"
     return BuildError(
-        f"{api.title} cannot read {name}: {shown}{more}. "
-        "Export the model again; if it stays, report it with the model",
+        f"{api.title} cannot read {name}: {shown}{more}. Export the model again; if it stays, report it with the model",
         tuple(reasons),
     )
 
