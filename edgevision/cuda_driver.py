@@ -44,6 +44,7 @@ _ADVICE = {
     "out of memory": "free GPU memory (close other programs or models), or use a smaller batch or workspace",
     "illegal memory access": "the GPU's state in this process is lost: restart the program",
     "launch failure": "the GPU's state in this process is lost: restart the program",
+    "initialization error": "CUDA does not survive a fork: start processes by multiprocessing's method 'spawn'",
     "no kernel image": "the kernels were compiled for another GPU: clear the kernel cache, see: edgevision doctor",
 }
 
@@ -109,6 +110,9 @@ def library_problem() -> tuple[str, str] | None:
             f"there is no NVIDIA driver here ({error})",
             "install the driver (a Jetson has it with JetPack; a container needs --runtime nvidia or --gpus all)",
         )
+    missing = [name for name in _SIGNATURES if not hasattr(driver, name)]
+    if missing:
+        return f"the NVIDIA driver is too old: it lacks {missing[0]}", "install a driver for CUDA 12 or newer"
     status = driver.cuInit(0)
     if status == _NO_DEVICE:
         return "the NVIDIA driver finds no GPU here", "check with: nvidia-smi"

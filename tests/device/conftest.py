@@ -11,6 +11,7 @@ import pytest
 
 from edgevision.cuda import Device, open_device
 from tests.standins import cuda as standin
+from tests.standins.tensorrt import Standin, install
 
 
 @pytest.fixture
@@ -49,3 +50,21 @@ def plain_kernels(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     command = ["g++", "-std=c++17", "-O1", "-fPIC", "-shared", f"-I{standin.HERE}", source, "-o", built]
     subprocess.run(list(map(str, command)), check=True, timeout=100)
     return f"CUEMU:{built}".encode()
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache folder for this test, and a compiler of kernels for the stand-in GPU."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("EDGEVISION_NVCC", str(standin.HERE.parent / "nvcc"))
+    return tmp_path / "cache" / "edgevision"
+
+
+@pytest.fixture
+def trt(driver: standin.Driver, home: Path) -> Iterator[Standin]:
+    """TensorRT 10.3 on the stand-in GPU; what its contexts do wrong fails the test."""
+    with install("10.3.0") as installed:
+        yield installed
+    gc.collect()
+    open_device().close()
+    assert not installed.world.errors

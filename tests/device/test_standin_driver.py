@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgevision.cuda import Buffer, Device, Event, Kernel, Pinned, Stream
+from edgevision.cuda import Buffer, Device, Event, Kernel, Pinned, Stream, driver_problem
 from edgevision.errors import DeviceError
 from tests.standins import cuda as standin
 
@@ -563,6 +563,11 @@ def test_it_tells_which_memory_is_live(bench: Bench) -> None:
     assert not bench.driver.check_range(bench.pinned.array.ctypes.data, 4)
     bench.buffer.close()
     assert not bench.driver.check_range(address, 1)
+
+
+def test_tests_that_do_not_ask_for_it_find_no_gpu() -> None:
+    standin.load()
+    assert driver_problem() == ("the NVIDIA driver finds no GPU here", "check with: nvidia-smi")
 
 
 def test_a_subprocess_finds_it_as_its_driver() -> None:

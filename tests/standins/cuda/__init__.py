@@ -67,6 +67,7 @@ class Driver:
         self.library.standin_fail.argtypes = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
         self.library.standin_check_range.argtypes = (ctypes.c_uint64, ctypes.c_uint64)
         self.library.standin_report.argtypes = (ctypes.c_int, ctypes.c_char_p)
+        self.set(devices=0)
 
     def _text(self, name: str) -> str:
         function = getattr(self.library, f"standin_{name}")
@@ -139,5 +140,5 @@ class Driver:
 
 @functools.cache
 def load() -> Driver:
-    """The stand-in, loaded once per process, before pycuda is."""
+    """The stand-in, loaded once per process, before pycuda is. It has no GPU until `reset`."""
     return Driver()

@@ -31,6 +31,11 @@ int64_t copy_out(const std::string &text, char *buffer, int64_t capacity) {
     return static_cast<int64_t>(text.size());
 }
 
+const char *const MEASURED[] = {"live_allocations", "live_pinned",       "live_bytes", "live_pinned_bytes", "live_graphs", "live_executables",
+                                "live_modules",     "retained_contexts", "complaints", "live_streams",      "live_events", "pending"};
+
+}  // namespace
+
 int64_t measured(const std::string &name) {
     size_t bytes = 0;
     int64_t found = 0;
@@ -52,11 +57,6 @@ int64_t measured(const std::string &name) {
     return found;
 }
 
-const char *const MEASURED[] = {"live_allocations", "live_pinned",       "live_bytes", "live_pinned_bytes", "live_graphs", "live_executables",
-                                "live_modules",     "retained_contexts", "complaints", "live_streams",      "live_events", "pending"};
-
-}  // namespace
-
 void complain(const std::string &words) { state().complaints.push_back(words); }
 
 void count(const char *counter, int64_t amount) { state().counters[counter] += amount; }
@@ -66,7 +66,7 @@ int64_t setting(const char *name) {
     return found != state().settings.end() ? found->second : DEFAULTS.at(name);
 }
 
-CUresult begin_call(const char *name, unsigned) {
+CUresult begin_call(const char *name) {
     ++state().calls[name];
     for (Fault &fault : faults) {
         if (!fault.name.empty() && fault.name != name) continue;

@@ -32,7 +32,7 @@ extern "C" __attribute__((weak, visibility("hidden"))) unsigned char __start_cue
 
 namespace cuemu {
 
-constexpr unsigned WARP = 32, STACK_BYTES = 256 * 1024;
+constexpr unsigned WARP = 32, STACK_BYTES = 64 * 1024;
 
 enum class State { unstarted, running, ready, at_barrier, in_warp, exited };
 

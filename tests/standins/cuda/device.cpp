@@ -149,22 +149,17 @@ void fail_deferred(CUresult code, const std::string &words) {
 }
 
 void end_context() {
-    size_t bytes, device = live_allocations(false, &bytes), pinned = live_allocations(true, &bytes);
-    int64_t streams = 0, events = 0;
+    std::string left;
+    for (const char *kind : {"live_allocations", "live_pinned", "live_streams", "live_events", "live_modules", "live_graphs", "live_executables"})
+        if (int64_t found = measured(kind)) left += " " + std::to_string(found) + " " + kind;
+    if (!left.empty()) complain("the context ended with" + left);
     for (auto &[handle, stream] : state().streams) {
-        streams += stream->alive;
         stream->alive = false;
         stream->queue.clear();
         stream->done = stream->enqueued;
         stream->capture.reset();
     }
-    for (auto &[handle, event] : state().events) {
-        events += event->alive;
-        event->alive = false;
-    }
-    if (device + pinned + streams + events > 0)
-        complain("the context ended with " + std::to_string(device) + " device and " + std::to_string(pinned) +
-                 " page-locked allocations, " + std::to_string(streams) + " streams and " + std::to_string(events) + " events");
+    for (auto &[handle, event] : state().events) event->alive = false;
     state().captures.clear();
     end_graphs();
     end_modules();

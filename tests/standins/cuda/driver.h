@@ -164,7 +164,8 @@ State &state();
 void complain(const std::string &words);
 void count(const char *counter, int64_t amount = 1);
 int64_t setting(const char *name);
-CUresult begin_call(const char *name, unsigned rules);       // counts it; the failure injected for it
+int64_t measured(const std::string &name);                   // what is alive
+CUresult begin_call(const char *name);                       // counts it; the failure injected for it
 void check_call(unsigned rules);                             // throws Refusal
 CUresult deferred_failure();
 void fail_deferred(CUresult code, const std::string &words); // work failed after its call had returned
@@ -180,7 +181,7 @@ template <class Body>
 CUresult call(const char *name, unsigned rules, Body body) {
     Lock lock(state().mutex);
     try {
-        CUresult injected = begin_call(name, rules);
+        CUresult injected = begin_call(name);
         if (injected != CUDA_SUCCESS && !(rules & CLEANUP)) return injected;
         check_call(rules);
         CUresult failed = rules & CONTEXT ? deferred_failure() : CUDA_SUCCESS;
