@@ -13,18 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgevision.backends import graph_build
 from edgevision.backends.build_config import TARGETS
 from edgevision.backends.build_options import BuildOptions
+from edgevision.backends.build_run import run_build
 from edgevision.backends.built_plan import BuiltPlan
 from edgevision.backends.engine_layers import parse_layers
 from edgevision.backends.graph_build import Attempt, build_graph
 from edgevision.backends.tensorrt_api import load_api
+from edgevision.backends.tensorrt_builder import build_plan
+from edgevision.bundle import Bundle, write_bundle
 from edgevision.errors import BuildError, UsageError
 from edgevision.export import ExportConfig, prepare
 from edgevision.export.emit_tensorrt import emit_tensorrt
 from edgevision.export.graph import Graph
 from edgevision.export.half import to_half
 from edgevision.export.placement import plan_placement
+from edgevision.manifest import GraphInfo, Manifest, Preprocess
 from edgevision.models import path as shipped
 from edgevision.progress import Progress
 from tests.export.networks import Net, measured, pictures
@@ -141,6 +146,48 @@ def test_a_failed_build_says_what_the_builder_said() -> None:
     graph = net.model({"image": net.input}, ["kept"], opset=19, kinds={"kept": 7})
     with pytest.raises(BuildError, match=r"failed to build it \[log: .+"):
         build(graph.SerializeToString(), "model.onnx")
+
+
+# --- INT8 in part -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("taken", [("node_dilated",), ("node_stem", "node_gemm"), ("node_depthwise", "node_matmul")])
+def test_nodes_taken_out_of_int8_are_built_in_fp16_by_the_real_builder(
+    quantised: bytes, taken: tuple[str, ...]
+) -> None:
+    """Their inputs are rewired round the Q/DQ pairs; all others stay in INT8."""
+    built = build(quantised, avoid=taken)
+    products = {node: layer.precision for layer in built.layers if layer.is_product for node in layer.onnx_nodes}
+    assert {products[name] for name in taken} == {"fp16"}
+    promised = {f"node_{name}" for name in ("stem", "depthwise", "dilated", "grouped", "gemm", "matmul")}
+    assert set(built.int8) == promised - set(taken)
+    assert built.int8 == built.quantised
+
+
+def test_the_ladder_rebuilds_without_what_the_builder_blames(
+    quantised: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real builder takes all of our INT8 graphs, so its first answer is one that TensorRT gives elsewhere."""
+    answers = ["Error Code 10: Internal Error (Could not find any implementation for node node_grouped + node_t7.)"]
+
+    def run(api: Any, builder: Any, *rest: Any) -> bytes | None:
+        if answers:
+            builder.error_recorder.report_error(api.module.ErrorCodeTRT.INTERNAL_ERROR, answers.pop())
+            return None
+        return run_build(api, builder, *rest)
+
+    monkeypatch.setattr(graph_build, "run_build", run)
+    infos = {"model.onnx": GraphInfo("fp32"), "tensorrt.onnx": GraphInfo("int8", 6, 1)}
+    manifest = Manifest("tiny", "semantic", "semantic", "int8", ("a",), Preprocess("image", (16, 16)), infos)
+    files = {"model.onnx": network().serialize(), "tensorrt.onnx": quantised}
+    write_bundle(tmp_path / "tiny.edge", manifest, files)
+    bundle = Bundle(tmp_path / "tiny.edge")
+    built = build_plan(load_api("tensorrt-rtx"), bundle, BuildOptions("int8", target=89))
+    assert built.rung == "int8-partial"
+    assert built.reasons[0].endswith("taken out of INT8: node_grouped")
+    products = {node: layer.precision for layer in built.layers if layer.is_product for node in layer.onnx_nodes}
+    assert products["node_grouped"] == "fp16"
+    assert len(built.int8) == 5
 
 
 def test_progress_advances(quantised: bytes) -> None:
