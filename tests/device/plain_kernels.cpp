@@ -4,7 +4,9 @@
 namespace {
 
 template <class T>
-T value(void **parameters, int index) { return *static_cast<T *>(parameters[index]); }
+T value(void **parameters, int index) {
+    return *static_cast<T *>(parameters[index]);
+}
 
 const char *scale(CuemuDim3, CuemuDim3, uint32_t, void **parameters) {
     auto *data = value<float *>(parameters, 0);

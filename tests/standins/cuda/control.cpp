@@ -31,8 +31,9 @@ int64_t copy_out(const std::string &text, char *buffer, int64_t capacity) {
     return static_cast<int64_t>(text.size());
 }
 
-const char *const MEASURED[] = {"live_allocations", "live_pinned",       "live_bytes", "live_pinned_bytes", "live_graphs", "live_executables",
-                                "live_modules",     "retained_contexts", "complaints", "live_streams",      "live_events", "pending"};
+const char *const MEASURED[] = {"live_allocations", "live_pinned",      "live_bytes",   "live_pinned_bytes",
+                                "live_graphs",      "live_executables", "live_modules", "retained_contexts",
+                                "complaints",       "live_streams",     "live_events",  "pending"};
 
 }  // namespace
 
@@ -109,8 +110,8 @@ STANDIN_CONTROL int standin_set(const char *name, int64_t value) {
     return 0;
 }
 
-// From now on `after` calls of that name (null: any) succeed and the next `times` (-1: all) fail with `code`. What frees
-// or ends something takes effect all the same.
+// From now on `after` calls of that name (null: any) succeed and the next `times` (-1: all) fail with `code`. What
+// frees or ends something takes effect all the same.
 STANDIN_CONTROL void standin_fail(const char *name, int64_t after, int64_t times, int code) {
     Lock lock(state().mutex);
     last_failed.clear();

@@ -32,34 +32,50 @@ thread_local ContextStack stack;
 thread_local int host_function_depth = 0;
 
 void check_device(CUdevice device) {
-    if (device != 0 || setting("devices") == 0) throw Refusal{CUDA_ERROR_INVALID_DEVICE, "no device " + std::to_string(device)};
+    if (device != 0 || setting("devices") == 0)
+        throw Refusal{CUDA_ERROR_INVALID_DEVICE, "no device " + std::to_string(device)};
 }
 
 bool alive(const PrimaryContext *context) { return state().retained > 0 && context->generation == state().generation; }
 
 int attribute(CUdevice_attribute which) {
     switch (which) {
-        case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: return 8;
-        case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: return 7;
-        case CU_DEVICE_ATTRIBUTE_INTEGRATED: return static_cast<int>(setting("integrated"));
+        case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
+            return 8;
+        case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
+            return 7;
+        case CU_DEVICE_ATTRIBUTE_INTEGRATED:
+            return static_cast<int>(setting("integrated"));
         case CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY:
         case CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING:
         case CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT:
-        case CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS: return 1;
+        case CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS:
+            return 1;
         case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
         case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X:
-        case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y: return 1024;
-        case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z: return 64;
-        case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X: return 0x7FFFFFFF;
+        case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y:
+            return 1024;
+        case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z:
+            return 64;
+        case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X:
+            return 0x7FFFFFFF;
         case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y:
-        case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z: return 65535;
-        case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK: return 48 << 10;
-        case CU_DEVICE_ATTRIBUTE_WARP_SIZE: return 32;
-        case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: return 8;
-        case CU_DEVICE_ATTRIBUTE_CLOCK_RATE: return 918000;
-        case CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE: return 3199000;
-        case CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH: return 128;
-        default: throw Refusal{CUDA_ERROR_INVALID_VALUE, "the stand-in knows no attribute " + std::to_string(which)};
+        case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z:
+            return 65535;
+        case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK:
+            return 48 << 10;
+        case CU_DEVICE_ATTRIBUTE_WARP_SIZE:
+            return 32;
+        case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
+            return 8;
+        case CU_DEVICE_ATTRIBUTE_CLOCK_RATE:
+            return 918000;
+        case CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE:
+            return 3199000;
+        case CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH:
+            return 128;
+        default:
+            throw Refusal{CUDA_ERROR_INVALID_VALUE, "the stand-in knows no attribute " + std::to_string(which)};
     }
 }
 
@@ -150,7 +166,8 @@ void fail_deferred(CUresult code, const std::string &words) {
 
 void end_context() {
     std::string left;
-    for (const char *kind : {"live_allocations", "live_pinned", "live_streams", "live_events", "live_modules", "live_graphs", "live_executables"})
+    for (const char *kind : {"live_allocations", "live_pinned", "live_streams", "live_events", "live_modules",
+                             "live_graphs", "live_executables"})
         if (int64_t found = measured(kind)) left += " " + std::to_string(found) + " " + kind;
     if (!left.empty()) complain("the context ended with" + left);
     for (auto &[handle, stream] : state().streams) {

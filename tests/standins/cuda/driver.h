@@ -2,14 +2,15 @@
 //
 //   device.cpp       initialisation, the one device, its primary context, the stack of contexts of each thread, errors
 //   memory.cpp       device and page-locked memory: ranges, poison, guard zones, quarantine
-//   streams.cpp      queues of deferred work, events, copies, host functions
+//   streams.cpp      queues of deferred work, events
+//   copies.cpp       copies, memory sets, host functions
 //   graphs.cpp       capture and replay
 //   modules.cpp      libraries of emulated kernels (abi.h) and their launches
 //   control.cpp      what tests see and steer: counters, faults, complaints
 //   unsupported.cpp  the rest of the symbols that pycuda links to
 //
-// Device memory is host memory. Work on a stream is deferred: it runs in the thread that first waits for it. A misuse is
-// refused with the code the real driver would give (or should give: it is stricter) and leaves a complaint in words.
+// Device memory is host memory. Work on a stream is deferred: it runs in the thread that first waits for it. A misuse
+// is refused with the code the real driver would give (or should give: it is stricter) and leaves a complaint in words.
 // One lock guards everything but memory's table; it is never held while a kernel or a host function runs.
 #pragma once
 
@@ -44,13 +45,13 @@ struct Refusal {
 std::string hex(uint64_t address);
 double now_ms();
 
-// ---- memory -------------------------------------------------------------------------------------------------------
+// -- memory ------------------------------------------------------------------------------------------------------------
 
 struct Allocation {
     uintptr_t base;
     size_t bytes;
-    bool pinned;  // page-locked host memory, else device memory
-    bool mapped;  // pinned, and the device sees it
+    bool pinned;                                    // page-locked host memory, else device memory
+    bool mapped;                                    // pinned, and the device sees it
     std::unique_ptr<char, void (*)(void *)> block;  // with a guard zone before and after the payload
     size_t block_bytes;
 };
@@ -63,7 +64,7 @@ void check_guard_zones(const std::string &after);
 size_t live_allocations(bool pinned, size_t *bytes);
 void free_all_memory();
 
-// ---- streams, events, captures ---------------------------------------------------------------------------------------
+// -- streams, events, captures -----------------------------------------------------------------------------------------
 
 struct Event;
 struct Stream;
@@ -72,10 +73,10 @@ struct Capture;
 // One thing that a stream or a node of a graph does. Copied into every replay.
 struct Operation {
     std::string what;
-    std::function<void()> run;      // without the lock held; throws Refusal
-    void *undefined = nullptr;      // host memory without meaning until this has run: poisoned when enqueued
+    std::function<void()> run;  // without the lock held; throws Refusal
+    void *undefined = nullptr;  // host memory without meaning until this has run: poisoned when enqueued
     size_t undefined_bytes = 0;
-    Event *records = nullptr;       // instead of `run`
+    Event *records = nullptr;  // instead of `run`
 };
 
 // What an event recorded: a position in a stream. Shared with whoever waits for it.
@@ -88,8 +89,8 @@ struct Mark {
 
 struct Queued {
     Operation operation;
-    std::shared_ptr<Mark> mark;      // completed by this
-    std::shared_ptr<Mark> awaits;    // run nothing before this is done
+    std::shared_ptr<Mark> mark;    // completed by this
+    std::shared_ptr<Mark> awaits;  // run nothing before this is done
 };
 
 // Handles are never deleted, so that the use of a destroyed one is recognised.
@@ -136,7 +137,7 @@ void advance_all(Lock &lock);
 int captured(Capture &capture, Stream *stream, Operation operation);
 void refuse_capture(Stream *stream, const std::string &words);  // where it captures: breaks the capture and throws
 
-// ---- the whole ---------------------------------------------------------------------------------------------------------
+// -- the whole ---------------------------------------------------------------------------------------------------------
 
 enum Rule : unsigned {
     PLAIN = 0,
@@ -150,9 +151,9 @@ struct State {
     std::mutex mutex;
     std::condition_variable changed;
     bool initialised = false;
-    unsigned retained = 0;             // of the primary context
-    uint64_t generation = 0;           // of the primary context: handles of an earlier one are dead
-    CUresult failed = CUDA_SUCCESS;    // an error in deferred work: returned by every later call
+    unsigned retained = 0;           // of the primary context
+    uint64_t generation = 0;         // of the primary context: handles of an earlier one are dead
+    CUresult failed = CUDA_SUCCESS;  // an error in deferred work: returned by every later call
     std::map<void *, Stream *> streams;
     std::map<void *, Event *> events;
     std::set<std::shared_ptr<Capture>> captures;
@@ -164,11 +165,11 @@ State &state();
 void complain(const std::string &words);
 void count(const char *counter, int64_t amount = 1);
 int64_t setting(const char *name);
-int64_t measured(const std::string &name);                   // what is alive
-CUresult begin_call(const char *name);                       // counts it; the failure injected for it
-void check_call(unsigned rules);                             // throws Refusal
+int64_t measured(const std::string &name);  // what is alive
+CUresult begin_call(const char *name);      // counts it; the failure injected for it
+void check_call(unsigned rules);            // throws Refusal
 CUresult deferred_failure();
-void fail_deferred(CUresult code, const std::string &words); // work failed after its call had returned
+void fail_deferred(CUresult code, const std::string &words);  // work failed after its call had returned
 bool in_host_function();
 struct HostFunctionScope {
     HostFunctionScope();

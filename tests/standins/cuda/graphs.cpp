@@ -51,7 +51,8 @@ bool joined(const Capture &capture, const std::set<int> &nodes) {
     while (!open.empty()) {
         int node = open.back();
         open.pop_back();
-        if (reached.insert(node).second) open.insert(open.end(), capture.nodes[node].after.begin(), capture.nodes[node].after.end());
+        if (reached.insert(node).second)
+            open.insert(open.end(), capture.nodes[node].after.begin(), capture.nodes[node].after.end());
     }
     for (int node : nodes)
         if (reached.count(node) == 0) return false;
@@ -125,7 +126,8 @@ CUresult CUDAAPI cuStreamEndCapture(CUstream handle, CUgraph *result) {
         if (capture->broken) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
         for (auto &[other, nodes] : capture->frontier)
             if (!joined(*capture, nodes))
-                throw Refusal{CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "a stream that took part was not joined to the first"};
+                throw Refusal{CUDA_ERROR_STREAM_CAPTURE_UNJOINED,
+                              "a stream that took part was not joined to the first"};
         *result = reinterpret_cast<CUgraph>(keep(graphs, capture->nodes));
         return CUDA_SUCCESS;
     });
@@ -134,7 +136,7 @@ CUresult CUDAAPI cuStreamEndCapture(CUstream handle, CUgraph *result) {
 CUresult CUDAAPI cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus *status) {
     return call("cuStreamIsCapturing", CONTEXT, [&](Lock &) {
         Stream *stream = stream_of(handle);
-        *status = !stream->capture           ? CU_STREAM_CAPTURE_STATUS_NONE
+        *status = !stream->capture          ? CU_STREAM_CAPTURE_STATUS_NONE
                   : stream->capture->broken ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
                                             : CU_STREAM_CAPTURE_STATUS_ACTIVE;
         return CUDA_SUCCESS;

@@ -6,8 +6,8 @@
 namespace standin {
 namespace {
 
-constexpr size_t GUARD = 512;                     // bytes looked after before and after every allocation
-constexpr size_t QUARANTINE_BYTES = 64u << 20;    // freed blocks kept, so that late writes are found, not crashed on
+constexpr size_t GUARD = 512;                   // bytes looked after before and after every allocation
+constexpr size_t QUARANTINE_BYTES = 64u << 20;  // freed blocks kept, so that late writes are found, not crashed on
 constexpr unsigned char GUARD_BYTE = 0xB5;
 // A NaN as float32 and as float16, a large number as an integer, no plausible pixel.
 constexpr uint32_t POISON = 0x7FA57FA5;
@@ -83,7 +83,8 @@ void retire(std::map<uintptr_t, Allocation>::iterator position) {
     Allocation freed = std::move(position->second);
     live.erase(position);
     if (!freed.pinned) device_bytes -= freed.bytes;
-    if (const char *where = zone_touched(freed)) complain(std::string("something wrote ") + where + " of a " + described(freed));
+    if (const char *where = zone_touched(freed))
+        complain(std::string("something wrote ") + where + " of a " + described(freed));
     poison(reinterpret_cast<void *>(freed.base), freed.bytes);
     quarantine_bytes += freed.block_bytes;
     quarantine.push_back(std::move(freed));
@@ -99,8 +100,7 @@ CUresult release(uintptr_t address, bool pinned) {
     std::lock_guard<std::mutex> guard(table);
     auto found = live.find(address);
     if (found == live.end()) throw Refusal{CUDA_ERROR_INVALID_VALUE, "frees " + place(address)};
-    if (found->second.pinned != pinned)
-        throw Refusal{CUDA_ERROR_INVALID_VALUE, "frees a " + described(found->second)};
+    if (found->second.pinned != pinned) throw Refusal{CUDA_ERROR_INVALID_VALUE, "frees a " + described(found->second)};
     retire(found);
     return CUDA_SUCCESS;
 }
@@ -118,10 +118,11 @@ void device_range(CUdeviceptr address, size_t bytes, const std::string &purpose)
     const Allocation *found = containing(address);
     if (found == nullptr) throw Refusal{CUDA_ERROR_ILLEGAL_ADDRESS, purpose + " " + place(address)};
     if (found->pinned && !found->mapped)
-        throw Refusal{CUDA_ERROR_ILLEGAL_ADDRESS, purpose + " host memory that the device does not map, at " + hex(address)};
+        throw Refusal{CUDA_ERROR_ILLEGAL_ADDRESS,
+                      purpose + " host memory that the device does not map, at " + hex(address)};
     if (bytes > found->base + found->bytes - address)
-        throw Refusal{CUDA_ERROR_ILLEGAL_ADDRESS, purpose + " " + std::to_string(bytes) + " bytes from " + hex(address) +
-                                                      ", past the end of a " + described(*found)};
+        throw Refusal{CUDA_ERROR_ILLEGAL_ADDRESS, purpose + " " + std::to_string(bytes) + " bytes from " +
+                                                      hex(address) + ", past the end of a " + described(*found)};
 }
 
 void host_range(const void *start, size_t bytes, const std::string &purpose) {
@@ -227,7 +228,8 @@ CUresult CUDAAPI cuMemHostGetDevicePointer(CUdeviceptr *device, void *host, unsi
         std::lock_guard<std::mutex> guard(table);
         const Allocation *found = containing(reinterpret_cast<uintptr_t>(host));
         if (found == nullptr || !found->mapped)
-            throw Refusal{CUDA_ERROR_INVALID_VALUE, hex(reinterpret_cast<uintptr_t>(host)) + " is not mapped page-locked memory"};
+            throw Refusal{CUDA_ERROR_INVALID_VALUE,
+                          hex(reinterpret_cast<uintptr_t>(host)) + " is not mapped page-locked memory"};
         *device = reinterpret_cast<CUdeviceptr>(host);
         return CUDA_SUCCESS;
     });

@@ -70,13 +70,16 @@ std::vector<std::vector<char>> unpack(const CuemuKernel &kernel, void **paramete
         offset += parameter.bytes;
     }
     if (parameters == nullptr && (values.size() != kernel.parameter_count || given != offset))
-        throw Refusal{CUDA_ERROR_INVALID_VALUE, std::string(kernel.name) + " takes " + std::to_string(kernel.parameter_count) +
-                                                    " parameters, but " + std::to_string(given) + " bytes of them were given that end elsewhere"};
+        throw Refusal{CUDA_ERROR_INVALID_VALUE,
+                      std::string(kernel.name) + " takes " + std::to_string(kernel.parameter_count) +
+                          " parameters, but " + std::to_string(given) + " bytes of them were given that end elsewhere"};
     return values;
 }
 
 void check_shape(const CuemuKernel &kernel, CuemuDim3 grid, CuemuDim3 block, uint32_t shared_bytes) {
-    auto refuse = [&](const char *words) { throw Refusal{CUDA_ERROR_INVALID_VALUE, std::string(kernel.name) + ": " + words}; };
+    auto refuse = [&](const char *words) {
+        throw Refusal{CUDA_ERROR_INVALID_VALUE, std::string(kernel.name) + ": " + words};
+    };
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) refuse("an empty grid");
     if (grid.x > 0x7FFFFFFFu || grid.y > 65535 || grid.z > 65535) refuse("a grid beyond the device's limits");
     if (block.x == 0 || block.y == 0 || block.z == 0) refuse("an empty block");
@@ -87,14 +90,16 @@ void check_shape(const CuemuKernel &kernel, CuemuDim3 grid, CuemuDim3 block, uin
     if (shared_bytes + kernel.static_shared_bytes > SHARED_BYTES) refuse("more shared memory than a block has");
 }
 
-void run(const CuemuKernel &kernel, CuemuDim3 grid, CuemuDim3 block, uint32_t shared_bytes, std::vector<std::vector<char>> values) {
+void run(const CuemuKernel &kernel, CuemuDim3 grid, CuemuDim3 block, uint32_t shared_bytes,
+         std::vector<std::vector<char>> values) {
     std::vector<void *> parameters;
     for (uint32_t index = 0; index < kernel.parameter_count; ++index) {
         parameters.push_back(values[index].data());
         uint64_t address = 0;
         if (!kernel.parameters[index].is_pointer) continue;
         memcpy(&address, values[index].data(), sizeof address);
-        if (address != 0) device_range(address, 1, std::string(kernel.name) + ", parameter " + std::to_string(index) + ", points to");
+        if (address != 0)
+            device_range(address, 1, std::string(kernel.name) + ", parameter " + std::to_string(index) + ", points to");
     }
     std::lock_guard<std::mutex> one(running);
     const char *words = kernel.launch(grid, block, shared_bytes, parameters.data());
@@ -118,7 +123,8 @@ int64_t live_modules() {
 
 using namespace standin;
 
-CUresult CUDAAPI cuModuleLoadDataEx(CUmodule *handle, const void *image, unsigned options, CUjit_option *names, void **values) {
+CUresult CUDAAPI cuModuleLoadDataEx(CUmodule *handle, const void *image, unsigned options, CUjit_option *names,
+                                    void **values) {
     for (unsigned index = 0; index < options; ++index)  // the logs stay empty, whatever happens: callers read the sizes
         if (names[index] == CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES || names[index] == CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES)
             values[index] = nullptr;
@@ -128,7 +134,9 @@ CUresult CUDAAPI cuModuleLoadDataEx(CUmodule *handle, const void *image, unsigne
     });
 }
 
-CUresult CUDAAPI cuModuleLoadData(CUmodule *handle, const void *image) { return cuModuleLoadDataEx(handle, image, 0, nullptr, nullptr); }
+CUresult CUDAAPI cuModuleLoadData(CUmodule *handle, const void *image) {
+    return cuModuleLoadDataEx(handle, image, 0, nullptr, nullptr);
+}
 
 CUresult CUDAAPI cuModuleUnload(CUmodule handle) {
     return call("cuModuleUnload", CONTEXT | BREAKS_CAPTURE | CLEANUP, [&](Lock &) {
@@ -168,8 +176,9 @@ CUresult CUDAAPI cuFuncSetBlockShape(CUfunction handle, int, int, int) {
     });
 }
 
-CUresult CUDAAPI cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                                unsigned block_z, unsigned shared_bytes, CUstream stream, void **parameters, void **extra) {
+CUresult CUDAAPI cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                                unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream,
+                                void **parameters, void **extra) {
     return call("cuLaunchKernel", CONTEXT, [&](Lock &) {
         Function *function = function_of(handle);
         const CuemuKernel *kernel = function->kernel;
@@ -179,7 +188,8 @@ CUresult CUDAAPI cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned gri
                                         {
                                             Lock lock(state().mutex);
                                             if (!function->module->alive)
-                                                throw Refusal{CUDA_ERROR_ILLEGAL_ADDRESS, "the module was unloaded before the kernel ran"};
+                                                throw Refusal{CUDA_ERROR_ILLEGAL_ADDRESS,
+                                                              "the module was unloaded before the kernel ran"};
                                             count("launches");
                                         }
                                         run(*kernel, grid, block, shared_bytes, values);

@@ -1,7 +1,5 @@
-// Streams: queues of deferred work. Events, copies, memory sets, host functions.
-#include <algorithm>
+// Streams, which are queues of deferred work, and events.
 #include <chrono>
-#include <cstring>
 #include <optional>
 
 #include "driver.h"
@@ -48,8 +46,10 @@ void step(Lock &lock, Stream *stream) {
         lock.lock();
     }
     if (refusal) {
-        bool kernels = refusal->code == CUDA_ERROR_LAUNCH_FAILED;  // all else that deferred work does wrong is an access
-        fail_deferred(kernels ? refusal->code : CUDA_ERROR_ILLEGAL_ADDRESS, item.operation.what + ": " + refusal->words);
+        bool kernels =
+            refusal->code == CUDA_ERROR_LAUNCH_FAILED;  // all else that deferred work does wrong is an access
+        fail_deferred(kernels ? refusal->code : CUDA_ERROR_ILLEGAL_ADDRESS,
+                      item.operation.what + ": " + refusal->words);
     }
     if (item.mark) item.mark->done = true;
     stream->busy = false;
@@ -70,87 +70,6 @@ void nudge(Lock &lock, Stream *stream) {
     }
 }
 
-// An async copy touches host memory at once where it is pageable, and when it runs where it is page-locked.
-CUresult upload(Lock &, const char *what, CUdeviceptr to, const void *from, size_t bytes, Stream *stream) {
-    device_range(to, bytes, "writes");
-    host_range(from, bytes, "reads");
-    std::shared_ptr<std::vector<char>> snapshot;
-    if (!is_pinned(from)) {
-        refuse_capture(stream, "a copy from pageable memory cannot be captured");
-        count("pageable_copies");
-        const auto *start = static_cast<const char *>(from);
-        snapshot = std::make_shared<std::vector<char>>(start, start + bytes);
-    }
-    enqueue(stream, {what, [=] {
-                         device_range(to, bytes, "writes");
-                         if (!snapshot) host_range(from, bytes, "reads");
-                         memcpy(reinterpret_cast<void *>(to), snapshot ? snapshot->data() : from, bytes);
-                         Lock lock(state().mutex);
-                         count("uploads");
-                         count("upload_bytes", static_cast<int64_t>(bytes));
-                     }});
-    return CUDA_SUCCESS;
-}
-
-CUresult download(Lock &lock, const char *what, void *to, CUdeviceptr from, size_t bytes, Stream *stream) {
-    device_range(from, bytes, "reads");
-    host_range(to, bytes, "writes");
-    bool pinned = is_pinned(to);
-    if (!pinned) {
-        refuse_capture(stream, "a copy to pageable memory cannot be captured");
-        count("pageable_copies");
-    }
-    enqueue(stream, {what, [=] {
-                         device_range(from, bytes, "reads");
-                         host_range(to, bytes, "writes");
-                         memcpy(to, reinterpret_cast<void *>(from), bytes);
-                         Lock inner(state().mutex);
-                         count("downloads");
-                         count("download_bytes", static_cast<int64_t>(bytes));
-                     }, to, bytes});
-    if (!pinned) advance(lock, stream, stream->enqueued);
-    return deferred_failure();
-}
-
-template <class Word>
-Operation filling(const char *what, CUdeviceptr to, Word value, size_t words) {
-    size_t bytes = words * sizeof(Word);
-    device_range(to, bytes, "writes");
-    if (to % sizeof(Word) != 0) throw Refusal{CUDA_ERROR_INVALID_VALUE, hex(to) + " is not aligned to its words"};
-    return {what, [=] {
-                device_range(to, bytes, "writes");
-                std::fill_n(reinterpret_cast<Word *>(to), words, value);
-                Lock lock(state().mutex);
-                count("memsets");
-            }};
-}
-
-Operation copying(const char *what, CUdeviceptr to, CUdeviceptr from, size_t bytes) {
-    device_range(to, bytes, "writes");
-    device_range(from, bytes, "reads");
-    return {what, [=] {
-                device_range(to, bytes, "writes");
-                device_range(from, bytes, "reads");
-                memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes);
-                Lock lock(state().mutex);
-                count("device_copies");
-            }};
-}
-
-// What a blocking call does: at once, and without waiting for non-blocking streams, as on a GPU.
-void run_now(Lock &lock, Operation operation) {
-    lock.unlock();
-    std::optional<Refusal> refusal;
-    try {
-        operation.run();
-    } catch (const Refusal &thrown) {
-        refusal = thrown;
-    }
-    lock.lock();
-    count("blocking_calls");
-    if (refusal) throw Refusal(*refusal);
-}
-
 void record(Event *event, Stream *stream) {
     event->capture.reset();
     Queued item{{"an event's record", nullptr}, nullptr, nullptr};
@@ -167,7 +86,8 @@ double now_ms() {
 
 Stream *stream_of(CUstream handle) {
     if (reinterpret_cast<uintptr_t>(handle) <= 2)
-        throw Refusal{CUDA_ERROR_INVALID_HANDLE, "work on the default stream, which would wait for the streams of others"};
+        throw Refusal{CUDA_ERROR_INVALID_HANDLE,
+                      "work on the default stream, which would wait for the streams of others"};
     auto found = state().streams.find(handle);
     if (found == state().streams.end()) throw Refusal{CUDA_ERROR_INVALID_HANDLE, "no stream has this handle"};
     if (!found->second->alive) throw Refusal{CUDA_ERROR_INVALID_HANDLE, "the stream was destroyed"};
@@ -263,7 +183,8 @@ CUresult CUDAAPI cuStreamWaitEvent(CUstream handle, CUevent event_handle, unsign
         }
         if (stream->capture) {
             stream->capture->broken = true;
-            throw Refusal{CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "a capturing stream waits for an event outside its capture"};
+            throw Refusal{CUDA_ERROR_STREAM_CAPTURE_ISOLATION,
+                          "a capturing stream waits for an event outside its capture"};
         }
         if (flags != 0) throw Refusal{CUDA_ERROR_INVALID_VALUE, "flags outside a capture"};
         if (!event->mark) return CUDA_SUCCESS;  // never recorded: nothing to wait for
@@ -310,7 +231,9 @@ static CUresult record_event(const char *name, CUevent event_handle, CUstream ha
     });
 }
 
-CUresult CUDAAPI cuEventRecord(CUevent event, CUstream stream) { return record_event("cuEventRecord", event, stream, 0); }
+CUresult CUDAAPI cuEventRecord(CUevent event, CUstream stream) {
+    return record_event("cuEventRecord", event, stream, 0);
+}
 
 CUresult CUDAAPI cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned flags) {
     return record_event("cuEventRecordWithFlags", event, stream, flags);
@@ -347,7 +270,8 @@ CUresult CUDAAPI cuEventElapsedTime(float *milliseconds, CUevent from, CUevent t
         Event *first = event_of(from), *last = event_of(to);
         if (!first->timed || !last->timed) throw Refusal{CUDA_ERROR_INVALID_HANDLE, "an event made without timing"};
         Mark *start = recorded(first), *end = recorded(last);
-        if (start == nullptr || end == nullptr) throw Refusal{CUDA_ERROR_INVALID_HANDLE, "an event that was never recorded"};
+        if (start == nullptr || end == nullptr)
+            throw Refusal{CUDA_ERROR_INVALID_HANDLE, "an event that was never recorded"};
         if (!start->done || !end->done) return CUDA_ERROR_NOT_READY;
         *milliseconds = static_cast<float>(end->time_ms - start->time_ms);
         return CUDA_SUCCESS;
@@ -357,83 +281,4 @@ CUresult CUDAAPI cuEventElapsedTime(float *milliseconds, CUevent from, CUevent t
 // The name that a pycuda built for CUDA 13 asks for.
 STANDIN_CONTROL CUresult cuEventElapsedTime_v2(float *milliseconds, CUevent from, CUevent to) {
     return cuEventElapsedTime(milliseconds, from, to);
-}
-
-CUresult CUDAAPI cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
-    return call("cuMemcpyHtoDAsync", CONTEXT,
-                [&](Lock &lock) { return upload(lock, "cuMemcpyHtoDAsync", to, from, bytes, stream_of(stream)); });
-}
-
-CUresult CUDAAPI cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUstream stream) {
-    return call("cuMemcpyDtoHAsync", CONTEXT,
-                [&](Lock &lock) { return download(lock, "cuMemcpyDtoHAsync", to, from, bytes, stream_of(stream)); });
-}
-
-CUresult CUDAAPI cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
-    return call("cuMemcpyDtoDAsync", CONTEXT, [&](Lock &) {
-        enqueue(stream_of(stream), copying("cuMemcpyDtoDAsync", to, from, bytes));
-        return CUDA_SUCCESS;
-    });
-}
-
-CUresult CUDAAPI cuMemcpyHtoD(CUdeviceptr to, const void *from, size_t bytes) {
-    return call("cuMemcpyHtoD", CONTEXT | BREAKS_CAPTURE, [&](Lock &) {
-        device_range(to, bytes, "writes");
-        host_range(from, bytes, "reads");
-        memcpy(reinterpret_cast<void *>(to), from, bytes);
-        count("blocking_calls");
-        count("uploads");
-        count("upload_bytes", static_cast<int64_t>(bytes));
-        return CUDA_SUCCESS;
-    });
-}
-
-CUresult CUDAAPI cuMemcpyDtoH(void *to, CUdeviceptr from, size_t bytes) {
-    return call("cuMemcpyDtoH", CONTEXT | BREAKS_CAPTURE, [&](Lock &) {
-        device_range(from, bytes, "reads");
-        host_range(to, bytes, "writes");
-        memcpy(to, reinterpret_cast<void *>(from), bytes);
-        count("blocking_calls");
-        count("downloads");
-        count("download_bytes", static_cast<int64_t>(bytes));
-        return CUDA_SUCCESS;
-    });
-}
-
-CUresult CUDAAPI cuMemcpyDtoD(CUdeviceptr to, CUdeviceptr from, size_t bytes) {
-    return call("cuMemcpyDtoD", CONTEXT | BREAKS_CAPTURE, [&](Lock &lock) {
-        run_now(lock, copying("cuMemcpyDtoD", to, from, bytes));
-        return CUDA_SUCCESS;
-    });
-}
-
-#define FILL(NAME, WORD)                                                                       \
-    CUresult CUDAAPI NAME(CUdeviceptr to, WORD value, size_t words) {                          \
-        return call(#NAME, CONTEXT | BREAKS_CAPTURE, [&](Lock &lock) {                         \
-            run_now(lock, filling(#NAME, to, value, words));                                   \
-            return CUDA_SUCCESS;                                                               \
-        });                                                                                    \
-    }                                                                                          \
-    CUresult CUDAAPI NAME##Async(CUdeviceptr to, WORD value, size_t words, CUstream stream) {  \
-        return call(#NAME "Async", CONTEXT, [&](Lock &) {                                      \
-            enqueue(stream_of(stream), filling(#NAME "Async", to, value, words));              \
-            return CUDA_SUCCESS;                                                               \
-        });                                                                                    \
-    }
-FILL(cuMemsetD8, unsigned char)
-FILL(cuMemsetD16, unsigned short)
-FILL(cuMemsetD32, unsigned int)
-
-CUresult CUDAAPI cuLaunchHostFunc(CUstream handle, CUhostFn function, void *data) {
-    return call("cuLaunchHostFunc", CONTEXT, [&](Lock &) {
-        if (function == nullptr) throw Refusal{CUDA_ERROR_INVALID_VALUE, "no function"};
-        enqueue(stream_of(handle), {"a host function", [=] {
-                                        HostFunctionScope inside;
-                                        function(data);
-                                        check_guard_zones("a host function");
-                                        Lock lock(state().mutex);
-                                        count("host_functions");
-                                    }});
-        return CUDA_SUCCESS;
-    });
 }

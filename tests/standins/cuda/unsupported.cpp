@@ -1,5 +1,5 @@
-// The symbols that pycuda links to and nothing here uses: each only says so. They are declared without their parameters,
-// which none of them looks at, hence without the driver's header.
+// The symbols that pycuda links to and nothing here uses: each only says so. They are declared without their
+// parameters, which none of them looks at, hence without the driver's header.
 int standin_unsupported(const char *name);
 
 #define UNSUPPORTED(NAME) \
