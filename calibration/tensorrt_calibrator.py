@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevision.backends.tensorrt_api import Api
-from edgevision.backends.tensorrt_types import TensorRT
+from edgevision.backends.tensorrt_types import IInt8Calibrator, TensorRT
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.table import MAX_BYTES
 from edgevision.calibration.tensorrt_cache import read_cache
@@ -143,7 +143,9 @@ class _Batches:
         return [self._memory.address]
 
 
-def _calibrator(trt: TensorRT, base: Any, batches: _Batches, cached: bytes, cache: Path | None) -> Any:
+def _calibrator(
+    trt: TensorRT, base: type[IInt8Calibrator], batches: _Batches, cached: bytes, cache: Path | None
+) -> IInt8Calibrator:
     class Calibrator(base):  # type: ignore[misc]
         def __init__(self) -> None:
             base.__init__(self)

@@ -27,6 +27,7 @@ ICudaEngine: TypeAlias = Any
 IErrorRecorder: TypeAlias = Any
 IExecutionContext: TypeAlias = Any
 IHostMemory: TypeAlias = Any
+IInt8Calibrator: TypeAlias = Any
 IInt8EntropyCalibrator2: TypeAlias = Any
 IInt8MinMaxCalibrator: TypeAlias = Any
 ILayer: TypeAlias = Any
