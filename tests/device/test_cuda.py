@@ -553,6 +553,28 @@ def test_a_fork_is_told_about_spawn(driver: standin.Driver) -> None:
     device.close()
 
 
+def test_a_program_that_closes_nothing_ends_quietly() -> None:
+    code = """
+import threading
+import numpy as np
+from edgevision.cuda import open_device
+device = open_device()
+def make():
+    global made
+    stream, buffer, pinned = device.stream(), device.allocate(4), device.pinned(4, np.uint8)
+    graph = device.capture(stream, lambda: device.upload(buffer.address, pinned.array, stream))
+    graph.launch(stream)
+    made = stream, buffer, pinned, device.event(), graph
+thread = threading.Thread(target=make)
+thread.start()
+thread.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=standin.environment(), cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 # What doctor says
 
 
