@@ -122,20 +122,13 @@ class CudaNms:
             kept_classes=((batch, limit), "i4"),
             kept_positions=((batch, limit), "u4"),
         )
-        self._device, self._memory = device, device.allocate(scratch.nbytes)
-        least, self._counts, candidates, *kept = scratch.addresses(self._memory.address)
-        self._counts_nbytes = 4 * batch
-        stream = device.stream()
-        try:
-            device.upload(least, np.ascontiguousarray(thresholds, np.float32), stream)
-            stream.synchronize()
-        finally:
-            stream.close()
-
         span = max(1, _TILE // columns) * columns if best_only else _TILE
         self._collect = module.kernel("nms_collect", "PPPPifIIiIIIPP")
         self._suppress = module.kernel("nms_suppress", "PPPPIIifIIPPPPPPPPPP")
         self._collect_grid, self._suppress_grid = (-(-scores // span), batch, 1), (batch, 1, 1)
+        self._device, self._memory = device, device.allocate(scratch.nbytes)
+        least, self._counts, candidates, *kept = scratch.addresses(self._memory.address)
+        self._counts_nbytes = 4 * batch
         self._collect_arguments = (
             *(least, classes, float(thresholds.min(initial=np.inf)), boxes, columns, int(best_only)),
             *(span, batch * scores, capacity, self._counts, candidates),
@@ -144,6 +137,16 @@ class CudaNms:
         self._suppress_arguments = (
             *(boxes, columns, int(nms.class_agnostic), iou_threshold, limit, capacity, self._counts, candidates, *kept),
         )
+        try:
+            stream = device.stream()
+            try:
+                device.upload(least, np.ascontiguousarray(thresholds, np.float32), stream)
+                stream.synchronize()
+            finally:
+                stream.close()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def result_nbytes(self) -> int:

@@ -225,6 +225,7 @@ static void run_block() {
             idle.pop_back();
             run(fiber);
         } else if (!ready.empty()) {
+            if (seed && random_bits() % 64 == 0) release_warps();  // a warp may be far ahead of another
             std::swap(ready[seed ? random_bits() % ready.size() : 0], ready.back());
             Thread& thread = threads[ready.back()];
             ready.pop_back();
