@@ -229,42 +229,42 @@ __device__ __forceinline__ void preprocess(const Picture* pictures, const T* tab
 
 }  // namespace preprocessing
 
-extern "C" __global__ void __launch_bounds__(256) preprocess_nchw_4(
+extern "C" __global__ void __launch_bounds__(256, 5) preprocess_nchw_4(
     const Picture* pictures, const unsigned* table, unsigned* out, int width, int height, int rgb) {
     __shared__ unsigned normalised[768];
     __shared__ uint4 tile[192];
     preprocessing::preprocess<unsigned, true>(pictures, table, out, width, height, rgb, normalised, tile);
 }
 
-extern "C" __global__ void __launch_bounds__(256) preprocess_nchw_2(
+extern "C" __global__ void __launch_bounds__(256, 5) preprocess_nchw_2(
     const Picture* pictures, const unsigned short* table, unsigned short* out, int width, int height, int rgb) {
     __shared__ unsigned short normalised[768];
     __shared__ uint4 tile[192];
     preprocessing::preprocess<unsigned short, true>(pictures, table, out, width, height, rgb, normalised, tile);
 }
 
-extern "C" __global__ void __launch_bounds__(256) preprocess_nchw_1(
+extern "C" __global__ void __launch_bounds__(256, 5) preprocess_nchw_1(
     const Picture* pictures, const unsigned char* table, unsigned char* out, int width, int height, int rgb) {
     __shared__ unsigned char normalised[1];
     __shared__ uint4 tile[192];
     preprocessing::preprocess<unsigned char, true>(pictures, table, out, width, height, rgb, normalised, tile);
 }
 
-extern "C" __global__ void __launch_bounds__(256) preprocess_nhwc_4(
+extern "C" __global__ void __launch_bounds__(256, 5) preprocess_nhwc_4(
     const Picture* pictures, const unsigned* table, unsigned* out, int width, int height, int rgb) {
     __shared__ unsigned normalised[768];
     __shared__ uint4 tile[192];
     preprocessing::preprocess<unsigned, false>(pictures, table, out, width, height, rgb, normalised, tile);
 }
 
-extern "C" __global__ void __launch_bounds__(256) preprocess_nhwc_2(
+extern "C" __global__ void __launch_bounds__(256, 5) preprocess_nhwc_2(
     const Picture* pictures, const unsigned short* table, unsigned short* out, int width, int height, int rgb) {
     __shared__ unsigned short normalised[768];
     __shared__ uint4 tile[192];
     preprocessing::preprocess<unsigned short, false>(pictures, table, out, width, height, rgb, normalised, tile);
 }
 
-extern "C" __global__ void __launch_bounds__(256) preprocess_nhwc_1(
+extern "C" __global__ void __launch_bounds__(256, 5) preprocess_nhwc_1(
     const Picture* pictures, const unsigned char* table, unsigned char* out, int width, int height, int rgb) {
     __shared__ unsigned char normalised[1];
     __shared__ uint4 tile[192];
