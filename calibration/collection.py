@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevision.calibration.counting import Counter
+from edgevision.calibration.counting import SAMPLE, Counter
 from edgevision.calibration.histogram import Histogram
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.observation import Bounds, ObservedGraph, observe
@@ -29,6 +29,9 @@ from edgevision.progress import Progress
 
 GROWTH: Final = 0.1
 """A range that the last quarter of the pictures widened by more than this share counts as still growing."""
+_LEAST_SAMPLE: Final = 1 << 13
+_COUNTED: Final = 30 * SAMPLE
+"""So many values of a large map, from all pictures together, settle its thresholds: many pictures give few each."""
 _MEMORY_BYTES: Final = 1 << 30
 """All workers' outputs together; fewer workers run where a graph needs more."""
 _ALIGNED: Final = 16
@@ -63,7 +66,8 @@ def collect_ranges(
     count = min(workers or cores(), len(images), max(1, _MEMORY_BYTES // (4 * _values(observed.session))))
     held_back = _held_back(images)
     stop, lock, indices = threading.Event(), threading.Lock(), iter(range(len(images)))
-    team = [_Worker(observed, preprocess) for _ in range(count)]
+    sample = min(SAMPLE, max(_LEAST_SAMPLE, _COUNTED // len(images)))
+    team = [_Worker(observed, preprocess, sample) for _ in range(count)]
 
     with Progress("calibrating", len(images), quiet=quiet) as progress:
 
@@ -107,7 +111,7 @@ def collect_ranges(
 class _Worker:
     """Buffers and histograms of one thread."""
 
-    def __init__(self, observed: ObservedGraph, preprocess: Preprocess) -> None:
+    def __init__(self, observed: ObservedGraph, preprocess: Preprocess, sample: int) -> None:
         self._session = observed.session
         self._preprocessor = Preprocessor(preprocess)
         self._input: NDArray[Any] = np.zeros(self._preprocessor.shape, self._preprocessor.dtype)
@@ -119,7 +123,7 @@ class _Worker:
             )
         self._arrays = _bound_outputs(self._session, self._binding)
         self._outputs, self._bounds = observed.outputs, observed.bounds
-        self._counter = Counter()
+        self._counter = Counter(sample)
         sources = dict.fromkeys(observed.sources.values())
         self.histograms = {name: Histogram() for name in sources}
         self.early = dict.fromkeys(sources, 0.0)  # largest magnitude in the pictures not held back

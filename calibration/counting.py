@@ -4,8 +4,8 @@ One worker's inner loop. Blocks stay in the second-level cache while minimum, ma
 numbers are 16 bits wide and counted by `cv2.calcHist`. The many zeros after a ReLU would make each count wait for the
 one before, in the same counter, so they are spread over a few counters of their own.
 
-Maps of more than 2 * SAMPLE values are counted in part: of every `every` blocks of BLOCK neighbours one is counted,
-which one being the caller's choice per picture. Minimum and maximum always see every value.
+Large maps are counted in part: of every `every` blocks of BLOCK neighbours one is counted, which one being the
+caller's choice per picture. Minimum and maximum always see every value.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from edgevision.calibration.histogram import BINS, Histogram
 from edgevision.optional import require
 
 SAMPLE: Final = 1 << 16
+"""At least so many values of a map are counted, unless the caller asks for fewer."""
 BLOCK: Final = 32
 _CACHED: Final = 1 << 18
 _SPREAD: Final = 32
@@ -31,7 +32,9 @@ _MOST: Final = 2 * SAMPLE
 class Counter:
     """Scratch memory of one worker. Not for use from two threads at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, sample: int = SAMPLE) -> None:
+        """`sample`: count at least this many values of a map, at most twice as many; not above SAMPLE."""
+        self._sample = sample
         self._cv2: Any = require("cv2", "calibration")
         self._numbers = np.empty(_MOST, np.uint16)
         self._codes = self._numbers.view(np.int16)
@@ -55,7 +58,7 @@ class Counter:
         """
         self._pending = 0  # a refused value may have left some
         flat = values.reshape(-1)
-        every = max(1, flat.size // SAMPLE)
+        every = max(1, flat.size // self._sample)
         group = every * BLOCK if every > 1 else 1
         step = max(1, _CACHED // group) * group
         lowest, highest = math.inf, -math.inf

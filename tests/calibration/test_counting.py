@@ -34,6 +34,14 @@ def test_of_a_larger_map_one_block_in_each_group_is_counted(large: np.ndarray, p
     assert np.array_equal(sampled.counts, expected.counts)
 
 
+def test_fewer_values_are_counted_where_the_caller_asks_for_fewer(large: np.ndarray) -> None:
+    for sample in (SAMPLE, SAMPLE // 3, 1 << 13):
+        histogram = Histogram()
+        Counter(sample).add(histogram, large)
+        assert sample * 0.9 < histogram.total < 2 * sample
+        assert (histogram.minimum, histogram.maximum) == (large.min(), large.max())
+
+
 def test_minimum_and_maximum_see_every_value_of_a_larger_map(large: np.ndarray) -> None:
     counter = Counter()
     for place in (0, BLOCK, LARGE // 2, LARGE - 1):
