@@ -61,6 +61,9 @@ def _bundle(path: Path) -> tuple[dict[str, Any], str]:
     if manifest.nms is not None:
         lines.append(f"nms         {_pairs(dataclasses.asdict(manifest.nms))}")
     lines.append(f"CPU runs    {manifest.cpu_graph}: {manifest.cpu_graph_reason}")
+    for name, graph_info in manifest.graphs.items():
+        if graph_info.preprocess is not None:
+            lines.append(f"{_input_line(dataclasses.asdict(graph_info.preprocess))}: {name} alone")
     lines.append(f"source      sha256 {manifest.source_sha256}")
     rows = []
     for name, info in manifest.files.items():

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgevision.bundle import Bundle
+from edgevision.bundle import Bundle, write_bundle
 from edgevision.cli import main
 from edgevision.export import ExportConfig, export_model
+from edgevision.manifest import GraphInfo, Preprocess
 from tests.export.builders import grid_priors, ssd_model, yolov8_model
+from tests.tiny_models import detector_manifest
 
 
 def info(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, object]]:
@@ -58,6 +61,20 @@ def test_a_bundle_says_what_it_holds_and_which_graph_a_cpu_runs(
         assert entry.sha256[:16] in text
     for expected in ("5: a, b, c, d, e", "iou_threshold 0.45", "CPU runs    model.onnx", "scores_sqnr_db"):
         assert expected in text
+
+
+def test_an_input_of_its_own_is_shown_with_its_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = Preprocess("image", (64, 48), "nhwc", "uint8", color="bgr")
+    manifest = detector_manifest(
+        graphs={"model.onnx": GraphInfo("fp32"), "cpu.onnx": GraphInfo("int8", preprocess=own)}
+    )
+    write_bundle(tmp_path / "m.edge", manifest, {"model.onnx": b"", "cpu.onnx": b""})
+    text, data = info(tmp_path / "m.edge", capsys)
+    graphs: Any = data["graphs"]
+    assert graphs["cpu.onnx"]["preprocess"]["dtype"] == "uint8"
+    (line,) = [line for line in text.splitlines() if line.startswith("input") and "nhwc uint8" in line]
+    assert line.endswith("cpu.onnx alone")
+    assert text.count("input       image: 64x48") == 2
 
 
 def test_a_tampered_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
