@@ -112,7 +112,7 @@ __device__ Key boundary(const Candidates& candidates, Key from, unsigned room, u
     }
 }
 
-// The keys of all threads in ascending order, where only the first `count` matter: bitonic.
+// The keys of all threads in ascending order, where only the first `count` matter: bitonic. A barrier follows.
 __device__ void sort(Key* keys, unsigned count) {
     const unsigned me = threadIdx.x;
     Key key = me < count ? keys[me] : ~Key(0);
@@ -132,7 +132,6 @@ __device__ void sort(Key* keys, unsigned count) {
         }
     __syncthreads();
     keys[me] = key;
-    __syncthreads();
 }
 
 }  // namespace nms
