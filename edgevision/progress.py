@@ -31,11 +31,12 @@ class Progress:
 
     def _draw(self, note: str) -> None:
         elapsed = time.monotonic() - self._start
-        text = f"{self._label}: {self.done}"
+        counted = self.done or self._total  # work without steps has its note only
+        text = f"{self._label}: {self.done if counted else ''}"
         if self._total:
             left = elapsed / max(self.done, 1) * (self._total - self.done)
             text += f"/{self._total}, {_clock(left)} left"
-        text += f", {self.done / max(elapsed, 1e-9):.1f}/s {note}"
+        text += f", {self.done / max(elapsed, 1e-9):.1f}/s {note}" if counted else note
         sys.stderr.write(f"\r\x1b[K{text.rstrip()}" if self._terminal else f"{text.rstrip()}\n")
         sys.stderr.flush()
         self._drawn = True

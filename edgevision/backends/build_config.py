@@ -99,7 +99,9 @@ def _use_accelerator(api: Api, builder: Builder, config: IBuilderConfig, options
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
-def report_accelerator(network: Network, config: IBuilderConfig, options: BuildOptions, notes: list[str]) -> None:
+def report_accelerator(
+    api: Api, network: Network, config: IBuilderConfig, options: BuildOptions, notes: list[str]
+) -> None:
     """Say which layers the accelerator cannot run; refuse where they have nowhere else to go.
 
     To be asked once all precisions are set: they decide what it can run.
@@ -109,14 +111,15 @@ def report_accelerator(network: Network, config: IBuilderConfig, options: BuildO
     """
     if options.dla_core is None:
         return
-    left = [layer.name for layer in network.layers if not config.can_run_on_DLA(layer)]
+    layers = [layer for layer in network.layers if layer.type != api.module.LayerType.CONSTANT]
+    left = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
     names = ", ".join(left[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
     if left and not options.gpu_fallback:
         raise BuildError(
-            f"accelerator {options.dla_core} cannot run {len(left)} of {len(network.layers)} layers ({names}), and the "
+            f"accelerator {options.dla_core} cannot run {len(left)} of {len(layers)} layers ({names}), and the "
             "GPU may not take them; allow it"
         )
-    went = f"{len(network.layers) - len(left)} of {len(network.layers)} layers on accelerator {options.dla_core}"
+    went = f"{len(layers) - len(left)} of {len(layers)} layers on accelerator {options.dla_core}"
     notes.append(f"{went}; on the GPU: {names}" if left else went)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from edgevision.backends.built_plan import BuiltPlan
 from edgevision.backends.engine_inspection import layers_of_plan
 from edgevision.backends.engine_layers import EngineLayer, parse_layers
 from edgevision.backends.network import Network, onnx_nodes, parse, quantised
-from edgevision.backends.network_precision import failing_nodes, int8_nodes, pin, take_out_of_int8
+from edgevision.backends.network_precision import failing_nodes, int8_nodes, pin, set_ranges, take_out_of_int8
 from edgevision.backends.onnx_lowering import lower
 from edgevision.backends.tensorrt_api import Api, open_logger, open_recorder
 from edgevision.backends.tensorrt_types import Builder, IBuilderConfig
@@ -50,7 +50,8 @@ class Attempt:
         precision: that of the graph, or with a calibrator `int8`.
         float32: names of nodes that must stay in float32 in a weakly typed network.
         avoid: names of nodes to take out of INT8.
-        calibrator: TensorRT's implicit quantisation instead of Q/DQ; None: the graph decides.
+        ranges: largest magnitude by tensor name, for INT8 without Q/DQ in the graph; empty: the graph decides.
+        calibrator: TensorRT's own calibration instead of Q/DQ; None: the graph decides.
     """
 
     graph: bytes
@@ -58,7 +59,13 @@ class Attempt:
     precision: str
     float32: frozenset[str] = frozenset()
     avoid: tuple[str, ...] = ()
+    ranges: Mapping[str, float] = field(default_factory=dict)
     calibrator: CalibratorFactory | None = None
+
+    @property
+    def implicit(self) -> bool:
+        """Whether TensorRT itself puts layers into INT8, from ranges."""
+        return self.calibrator is not None or bool(self.ranges)
 
 
 def build_graph(
@@ -94,12 +101,12 @@ def build_graph(
     graph = attempt.graph if typed else _lowered(attempt)
     network = parse(api, builder, logger, graph, attempt.name, typed=typed)
     promised = quantised(api, network)
-    if attempt.avoid and attempt.calibrator is None:
+    if attempt.avoid and not attempt.implicit:
         take_out_of_int8(api, network, attempt.avoid)
     config = configure(api, builder, network, attempt.name, options)
     if not typed:
         _set_precision(api, network, config, attempt)
-    report_accelerator(network, config, options, notes)
+    report_accelerator(api, network, config, options, notes)
     cache = TimingCache(api, config, timing_cache, notes)
     # Not earlier: a network that is made while a recorder is set crashes TensorRT-RTX 1.7 when it is freed.
     builder.error_recorder = recorder
@@ -151,7 +158,8 @@ def _set_precision(api: Api, network: Network, config: IBuilderConfig, attempt: 
     config.set_flag(getattr(flags, "FP16", None))
     if attempt.precision == "int8":
         config.set_flag(getattr(flags, "INT8", None))
-    if attempt.calibrator is not None:
+    if attempt.implicit:
+        set_ranges(network, attempt.ranges)
         pin(api, network, frozenset(attempt.avoid), types.HALF)
     pin(api, network, attempt.float32, types.FLOAT)
     config.set_flag(getattr(flags, "OBEY_PRECISION_CONSTRAINTS", None))
@@ -161,7 +169,7 @@ def _in_int8(api: Api, network: Network, attempt: Attempt) -> frozenset[str]:
     """Nodes that could be taken out of INT8."""
     if attempt.precision != "int8":
         return frozenset()
-    if attempt.calibrator is None:
+    if not attempt.implicit:
         return int8_nodes(api, network)
     every = frozenset(node for layer in network.layers for node in onnx_nodes(layer))
     return every - attempt.float32 - set(attempt.avoid)

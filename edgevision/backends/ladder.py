@@ -20,15 +20,23 @@ class Rung:
         precision: one of manifest.PRECISIONS.
         graph: file of the bundle.
         typed_like: file of the bundle in which the nodes that need float32 can be read; empty where nothing is half.
+        ranges_of: file of the bundle whose Q/DQ say the ranges, for a network that has none itself; empty elsewhere.
     """
 
     precision: str
     graph: str
     typed_like: str = ""
+    ranges_of: str = ""
 
 
-def rungs(manifest: Manifest, options: BuildOptions) -> tuple[Rung, ...]:
+def rungs(manifest: Manifest, options: BuildOptions, *, typed: bool = True, implicit: bool = False) -> tuple[Rung, ...]:
     """What to try, in order. Precisions below the wanted one that the bundle does not hold are left out.
+
+    Args:
+        manifest: of the bundle.
+        options: what is asked for.
+        typed: networks take their precisions from the graph; otherwise FP16 is built from the float graph by a flag.
+        implicit: INT8 is built without Q/DQ in the network, from ranges alone.
 
     Raises:
         BundleError: it does not hold the wanted one.
@@ -39,6 +47,10 @@ def rungs(manifest: Manifest, options: BuildOptions) -> tuple[Rung, ...]:
         graph = _file(manifest, precision)
         if precision == "int8" and options.calibrator is not None:
             found.append(Rung(precision, "model.onnx", half or graph))
+        elif precision == "int8" and implicit and graph:
+            found.append(Rung(precision, "model.onnx", half or graph, graph))
+        elif precision == "fp16" and not typed and graph:
+            found.append(Rung(precision, "model.onnx", graph))
         elif graph:
             found.append(Rung(precision, graph, "" if precision == "fp32" else graph))
     if not found or found[0].precision != options.precision:
@@ -51,12 +63,14 @@ def rungs(manifest: Manifest, options: BuildOptions) -> tuple[Rung, ...]:
 
 
 def graphs_of(manifest: Manifest, options: BuildOptions) -> tuple[str, ...]:
-    """Every file of the bundle that a build reads: what a plan depends on.
+    """Every file of the bundle that a build may read, whichever TensorRT builds: what a plan depends on.
 
     Raises:
         BundleError: see `rungs`.
     """
-    named = [file for rung in rungs(manifest, options) for file in (rung.graph, rung.typed_like) if file]
+    modes = ({}, {"typed": False}, {"typed": False, "implicit": options.dla_core is not None})
+    every = [rung for mode in modes for rung in rungs(manifest, options, **mode)]
+    named = [file for rung in every for file in (rung.ranges_of, rung.graph, rung.typed_like) if file]
     return tuple(dict.fromkeys(named))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from edgevision.backends.network import Network, onnx_nodes
 from edgevision.backends.tensorrt_api import Api
@@ -91,3 +91,16 @@ def pin(api: Api, network: Network, nodes: frozenset[str], kind: DataType) -> No
             for index, output in enumerate(outputs):
                 if not output.is_network_output:
                     layer.set_output_type(index, kind)
+
+
+def set_ranges(network: Network, ranges: Mapping[str, float]) -> None:
+    """In a weakly typed network, tell the builder what it would calibrate.
+
+    Args:
+        network: of 8.6 to 10.x.
+        ranges: largest magnitude by tensor name; tensors without one stay out of INT8.
+    """
+    tensors = [layer.get_output(index) for layer in network.layers for index in range(layer.num_outputs)]
+    for tensor in (*network.inputs, *tensors):
+        if tensor.name in ranges and hasattr(tensor, "set_dynamic_range"):
+            tensor.set_dynamic_range(-ranges[tensor.name], ranges[tensor.name])

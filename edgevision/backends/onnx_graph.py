@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 
 from edgevision.backends.protobuf import BYTES, Field, decode, integer, text, texts
@@ -11,7 +12,7 @@ SINGLE, HALF = 1, 10
 MODEL_GRAPH = 7
 GRAPH_NODE, GRAPH_TENSOR, GRAPH_INPUT = 1, 5, 11
 NODE_ATTRIBUTE = 5
-TENSOR_TYPE, TENSOR_NAME = 2, 8
+TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW = 2, 8, 9
 # Results that are not of the inputs' type.
 _NOT_FLOAT = (
     *("QuantizeLinear", "ArgMax", "ArgMin", "Shape", "Size", "NonZero", "IsNaN", "IsInf", "Not", "And", "Or", "Xor"),
@@ -72,6 +73,31 @@ def float32_nodes(graph: bytes) -> frozenset[str]:
         if kind == SINGLE and node.operator not in ("Cast", "DequantizeLinear"):
             single.add(node.name)
     return frozenset(single)
+
+
+def quantised_ranges(graph: bytes) -> dict[str, float]:
+    """Largest magnitude that each quantised tensor's INT8 grid reaches, by the tensor's name.
+
+    Raises:
+        SessionError: it is not an ONNX model.
+    """
+    parts = (GRAPH_NODE, GRAPH_TENSOR)
+    body = [(number, decode(content(value))) for number, _, value in graph_of(decode(graph)) if number in parts]
+    scales = {text(tensor, TENSOR_NAME): _scalar(tensor) for number, tensor in body if number == GRAPH_TENSOR}
+    nodes = (read_node(message) for number, message in body if number == GRAPH_NODE)
+    pairs = ((n.inputs[0], scales.get(n.inputs[1], 0.0)) for n in nodes if _quantises(n))
+    return {tensor: 127 * scale for tensor, scale in pairs if 0 < scale < float("inf")}
+
+
+def _quantises(node: Node) -> bool:
+    return node.operator == "QuantizeLinear" and len(node.inputs) > 1
+
+
+def _scalar(tensor: list[Field]) -> float:
+    """The value of a float tensor with one element; 0 for any other."""
+    raw = b"".join(content(value) for number, _, value in tensor if number == TENSOR_RAW)
+    form = {(SINGLE, 4): "<f", (HALF, 2): "<e"}.get((integer(tensor, TENSOR_TYPE), len(raw)))
+    return 0.0 if form is None else float(struct.unpack(form, raw)[0])
 
 
 def _kind(node: Node, kinds: dict[str, int]) -> int:

@@ -21,6 +21,7 @@ from edgevision.backends.onnx_graph import (
     NODE_ATTRIBUTE,
     SINGLE,
     TENSOR_NAME,
+    TENSOR_RAW,
     TENSOR_TYPE,
     Node,
     content,
@@ -32,7 +33,7 @@ from edgevision.errors import BuildError
 
 OPSET, _IR_VERSION = 17, 8
 _MODEL_IR, _MODEL_OPSETS, _GRAPH_VALUES, _NODE_INPUT = 1, 8, 13, 1
-_TENSOR_DIMS, _TENSOR_INT64, _TENSOR_RAW = 1, 7, 9
+_TENSOR_DIMS, _TENSOR_INT64 = 1, 7
 _NAME, _INTEGER, _TEXT, _TENSOR, _INTS, _KIND, _KIND_INTS = 1, 3, 4, 5, 8, 20, 7
 _REDUCTIONS = {f"Reduce{n}" for n in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")}
 # Attributes that versions 18 and 19 added, with the values that mean what version 17 does; None: all of them.
@@ -95,12 +96,12 @@ def _to_single(message: bytes) -> bytes:
     tensor = decode(message)
     if integer(tensor, TENSOR_TYPE) != HALF:
         return message
-    raw = [content(value) for number, _, value in tensor if number == _TENSOR_RAW]
+    raw = [content(value) for number, _, value in tensor if number == TENSOR_RAW]
     values = np.frombuffer(b"".join(raw), "<f2").astype("<f4")
     if values.size != int(np.prod(integers(tensor, _TENSOR_DIMS), dtype=np.int64)):
         raise BuildError(f"float16 tensor {text(tensor, TENSOR_NAME)} is not kept as raw bytes; export the model again")
-    kept = [entry for entry in tensor if entry[0] not in (TENSOR_TYPE, _TENSOR_RAW)]
-    return encode([*kept, (TENSOR_TYPE, VARINT, SINGLE), (_TENSOR_RAW, BYTES, values.tobytes())])
+    kept = [entry for entry in tensor if entry[0] not in (TENSOR_TYPE, TENSOR_RAW)]
+    return encode([*kept, (TENSOR_TYPE, VARINT, SINGLE), (TENSOR_RAW, BYTES, values.tobytes())])
 
 
 def _lower_node(message: list[Field], constants: dict[str, list[Field]], where: str) -> bytes:
@@ -152,7 +153,7 @@ def _axes(node: Node, constants: dict[str, list[Field]], where: str) -> Field:
     tensor = constants.get(node.inputs[1])
     if tensor is None:
         raise _refusal(node, where, "computes its axes")
-    raw = b"".join(content(value) for number, _, value in tensor if number == _TENSOR_RAW)
+    raw = b"".join(content(value) for number, _, value in tensor if number == TENSOR_RAW)
     axes = np.frombuffer(raw, "<i8").tolist() if raw else integers(tensor, _TENSOR_INT64)
     message: list[Field] = [(_NAME, BYTES, b"axes"), *((_INTS, VARINT, axis) for axis in axes)]
     return NODE_ATTRIBUTE, BYTES, encode([*message, (_KIND, VARINT, _KIND_INTS)])

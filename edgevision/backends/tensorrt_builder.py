@@ -16,7 +16,7 @@ from edgevision.backends.built_plan import BuiltPlan
 from edgevision.backends.graph_build import Attempt, CalibratorFactory, FailedBuildError, build_graph
 from edgevision.backends.known_troubles import known_troubles
 from edgevision.backends.ladder import Rung, rungs
-from edgevision.backends.onnx_graph import float32_nodes
+from edgevision.backends.onnx_graph import float32_nodes, quantised_ranges
 from edgevision.backends.tensorrt_api import Api
 from edgevision.errors import BuildError, SessionError, UsageError
 from edgevision.progress import Progress
@@ -68,7 +68,9 @@ def build_plan(
     run: Run = functools.partial(build_graph, api, timing_cache=timing_cache, progress=progress, current=current)
     reasons: list[str] = []
     failures: list[BuildError] = []
-    for rung in rungs(bundle.manifest, options):
+    # Accelerators know neither types nor Q/DQ: where flags choose precisions, INT8 comes from ranges.
+    implicit = options.dla_core is not None and api.weakly_typed
+    for rung in rungs(bundle.manifest, options, typed=api.strongly_typed and not implicit, implicit=implicit):
         attempt = _attempt(bundle, rung, calibrator)
         try:
             built = _try(api, attempt, options, run, reasons)
@@ -90,13 +92,13 @@ def build_plan(
 
 def _attempt(bundle: Bundle, rung: Rung, calibrator: CalibratorFactory | None) -> Attempt:
     graph, name = bundle.read(rung.graph), f"{rung.graph} of {bundle.path}"
-    float32: frozenset[str] = frozenset()
-    if rung.typed_like:
-        try:
-            float32 = float32_nodes(graph if rung.typed_like == rung.graph else bundle.read(rung.typed_like))
-        except SessionError as error:
-            raise BuildError(f"{name}: {error}; export the model again") from error
-    return Attempt(graph, name, rung.precision, float32, calibrator=calibrator if rung.precision == "int8" else None)
+    try:
+        float32 = float32_nodes(bundle.read(rung.typed_like)) if rung.typed_like else frozenset[str]()
+        ranges = quantised_ranges(bundle.read(rung.ranges_of)) if rung.ranges_of else dict[str, float]()
+    except SessionError as error:
+        raise BuildError(f"{name}: {error}; export the model again") from error
+    legacy = calibrator if rung.precision == "int8" else None
+    return Attempt(graph, name, rung.precision, float32, ranges=ranges, calibrator=legacy)
 
 
 def _try(api: Api, attempt: Attempt, options: BuildOptions, run: Run, reasons: list[str]) -> BuiltPlan:

@@ -36,6 +36,12 @@ def test_a_terminal_sees_one_line_redrawn_with_an_estimate() -> None:
     assert progress.done == 20
 
 
+def test_work_without_steps_has_its_note_only() -> None:
+    with redirect_stderr(Terminal()) as terminal, Progress("build") as progress:
+        progress.update(0, "12 s so far")
+    assert "build: 12 s so far" in terminal.getvalue()
+
+
 def test_without_a_total_there_is_a_rate_and_no_estimate() -> None:
     with redirect_stderr(Terminal()) as terminal, Progress("run") as progress:
         time.sleep(0.12)

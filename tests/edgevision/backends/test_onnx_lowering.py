@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgevision.backends import protobuf
-from edgevision.backends.onnx_graph import float32_nodes, read_nodes
+from edgevision.backends.onnx_graph import float32_nodes, quantised_ranges, read_nodes
 from edgevision.backends.onnx_lowering import OPSET, lower
 from edgevision.backends.onnxruntime import open_session
 from edgevision.errors import BuildError, SessionError
@@ -194,7 +194,7 @@ def test_damaged_graphs_end_in_a_refusal_or_another_graph(noise: bytes, start: i
     with contextlib.suppress(SessionError, BuildError, ValueError):
         assert isinstance(lower(damaged, "graph"), bytes)
     with contextlib.suppress(SessionError):
-        assert all(isinstance(name, str) for name in float32_nodes(damaged))
+        assert all(isinstance(name, str) for name in (*float32_nodes(damaged), *quantised_ranges(damaged)))
     assert isinstance(read_nodes(damaged), list)
 
 
@@ -214,3 +214,13 @@ def test_messages_are_written_as_they_are_read(message: list[protobuf.Field]) ->
 
 def test_an_onnx_model_is_written_as_it_was_read() -> None:
     assert onnx.load_from_string(protobuf.encode(protobuf.decode(SOME))) == onnx.load_from_string(SOME)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ranges_are_those_of_the_quantised_tensors(seed: int) -> None:
+    graph = emitted(seed)["int8"]
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.proto.initializer}
+    quantisers = [node for node in graph.nodes if node.op_type == "QuantizeLinear"]
+    wanted = {node.input[0]: 127 * float(constants[node.input[1]]) for node in quantisers}
+    assert len(wanted) > 2
+    assert quantised_ranges(graph.serialize()) == wanted

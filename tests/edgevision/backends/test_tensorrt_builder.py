@@ -90,7 +90,9 @@ def build(standin: Standin, bundle: Bundle, precision: str = "int8", **options: 
 def test_every_version_builds_every_precision(standin: Standin, bundle: Bundle, precision: str) -> None:
     built = build(standin, bundle, precision)
     assert (built.rung, built.reasons) == (precision, ())
-    assert built.graph == {"int8": "tensorrt.onnx", "fp16": "tensorrt_fp16.onnx", "fp32": "model.onnx"}[precision]
+    # Version 8 takes FP16 from a flag, not from the graph's types.
+    half = "model.onnx" if standin.number[0] == 8 else "tensorrt_fp16.onnx"
+    assert built.graph == {"int8": "tensorrt.onnx", "fp16": half, "fp32": "model.onnx"}[precision]
     assert built.quantised == (("node_stem", "node_layer") if precision == "int8" else ())
     assert built.int8 == built.quantised
     computed = {node: layer.precision for layer in built.layers for node in layer.onnx_nodes if layer.is_product}
@@ -172,10 +174,11 @@ def test_a_bundle_without_the_precision_is_refused(bundle: Bundle, tmp_path: Pat
 
 
 def test_a_plan_depends_on_every_graph_of_the_ladder(bundle: Bundle) -> None:
-    every = ("tensorrt.onnx", "tensorrt_fp16.onnx", "model.onnx")
-    assert graphs_of(bundle.manifest, BuildOptions("int8")) == every
-    assert graphs_of(bundle.manifest, BuildOptions("fp16")) == every[1:]
-    assert graphs_of(bundle.manifest, BuildOptions("fp32")) == every[2:]
+    every = {"tensorrt.onnx", "tensorrt_fp16.onnx", "model.onnx"}
+    for options in (BuildOptions("int8"), BuildOptions("int8", dla_core=0)):
+        assert set(graphs_of(bundle.manifest, options)) == every
+    assert set(graphs_of(bundle.manifest, BuildOptions("fp16"))) == {"tensorrt_fp16.onnx", "model.onnx"}
+    assert graphs_of(bundle.manifest, BuildOptions("fp32")) == ("model.onnx",)
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -236,13 +239,40 @@ def test_an_accelerator_runs_what_it_can_and_the_rest_is_named(version: str, bun
         built = build(standin, bundle, dla_core=1)
     (note,) = (note for note in built.notes if "accelerator" in note)
     assert note.endswith("layers on accelerator 1") or "on the GPU: " in note
+    assert built.rung == "int8"
 
 
 @pytest.mark.parametrize("version", WEAK)
-def test_without_fallback_an_accelerator_must_run_everything(version: str, bundle: Bundle) -> None:
-    refusal = pytest.raises(BuildError, match=r"accelerator 0 cannot run .* and the GPU may not take them")
-    with install(version, World(sm=87, dla_cores=1)) as standin, refusal:
-        build(standin, bundle, dla_core=0, gpu_fallback=False)
+def test_an_accelerator_gets_its_int8_ranges_without_pairs(version: str, bundle: Bundle) -> None:
+    """It knows no Q/DQ: the network is the float one, and the pairs' ranges are told tensor by tensor."""
+    with install(version, World(sm=87)) as standin:
+        built = build(standin, bundle, dla_core=0)
+    assert (built.graph, built.quantised) == ("model.onnx", ())
+    assert not [layer for layer in built.layers if "Quantize" in layer.name]
+    computed = {node: layer.precision for layer in built.layers for node in layer.onnx_nodes if layer.is_product}
+    assert computed == {"node_stem": "int8", "node_layer": "int8", "node_logits": "fp16"}
+
+
+@pytest.mark.parametrize("version", WEAK)
+def test_an_accelerators_failing_node_is_pinned_to_fp16(version: str, bundle: Bundle) -> None:
+    with install(version, World(sm=87, no_int8={"node_layer"})) as standin:
+        built = build(standin, bundle, dla_core=0)
+    assert built.rung == "int8-partial"
+    computed = {node: layer.precision for layer in built.layers for node in layer.onnx_nodes if layer.is_product}
+    assert (computed["node_stem"], computed["node_layer"]) == ("int8", "fp16")
+
+
+@pytest.mark.parametrize("version", WEAK)
+def test_without_fallback_an_accelerator_must_run_everything(version: str) -> None:
+    net = Net()
+    x = net.convolution("image", 3, 8, out="features")
+    net.op("InstanceNormalization", x, net.bias(8), net.bias(8), out="y")
+    attempt = Attempt(net.graph("y").serialize(), "graph", "fp16")
+    with install(version, World(sm=87, dla_cores=1)) as standin:
+        built = build_graph(api_of(standin), attempt, BuildOptions("fp16", dla_core=0))
+        assert built.notes == ("1 of 2 layers on accelerator 0; on the GPU: node_y",)
+        with pytest.raises(BuildError, match=r"cannot run 1 of 2 layers \(node_y\), and the GPU may not take them"):
+            build_graph(api_of(standin), attempt, BuildOptions("fp16", dla_core=0, gpu_fallback=False))
 
 
 @pytest.mark.parametrize("cores", [0, 1])
