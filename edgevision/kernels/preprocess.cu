@@ -187,11 +187,16 @@ __device__ __forceinline__ void preprocess(const Picture* pictures, const T* tab
                                            int rgb, T* normalised, uint4* tile) {
     const Picture picture = pictures[blockIdx.z];
     const int left = int(blockIdx.x) * TILE_W, top = int(blockIdx.y) * TILE_H;
-    if (sizeof(T) > 1)
-        for (int i = threadIdx.x; i < 3 * LEVELS; i += THREADS) normalised[i] = __ldg(table + i);
-    const bool reversed = (picture.format == RGB) != (rgb != 0);
-    fill<PLANAR>(picture, left, top, reversed, reinterpret_cast<unsigned char*>(tile));
-    __syncthreads();
+    const int content_left = picture.offset_x - left, content_top = picture.offset_y - top;
+    if (content_left < TILE_W && content_left + picture.content_w > 0 && content_top < TILE_H &&
+        content_top + picture.content_h > 0) {  // the whole block alike: some tiles are padding only
+        if (sizeof(T) > 1)
+            for (int i = threadIdx.x; i < 3 * LEVELS; i += THREADS) normalised[i] = __ldg(table + i);
+        const bool reversed = (picture.format == RGB) != (rgb != 0);
+        fill<PLANAR>(picture, left, top, reversed, reinterpret_cast<unsigned char*>(tile));
+        __syncthreads();
+    }
+    const T padding[3] = {__ldg(table + 3 * LEVELS), __ldg(table + 3 * LEVELS + 1), __ldg(table + 3 * LEVELS + 2)};
 
     constexpr int GROUP = 16 / sizeof(T);               // elements in 16 bytes
     constexpr int SEGMENT = (PLANAR ? 1 : 3) * TILE_W;  // elements in a line of the tile, or of one plane's
@@ -213,7 +218,8 @@ __device__ __forceinline__ void preprocess(const Picture* pictures, const T* tab
             const int x = left + (PLANAR ? element : element / 3) - picture.offset_x;
             const int own = channel * LEVELS + levels.values[i];
             const T value = sizeof(T) == 1 ? T(levels.values[i]) : normalised[own];
-            result.values[i] = filled && within(x, picture.content_w) ? value : __ldg(table + 3 * LEVELS + channel);
+            const T outside = channel == 0 ? padding[0] : channel == 1 ? padding[1] : padding[2];
+            result.values[i] = filled && within(x, picture.content_w) ? value : outside;
         }
         const size_t row = (size_t(blockIdx.z) * (PLANAR ? 3 : 1) + plane) * height + top + line;
         T* target = out + row * row_elements + first_element + start;
@@ -264,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(256, 5) preprocess_nhwc_2(
     preprocessing::preprocess<unsigned short, false>(pictures, table, out, width, height, rgb, normalised, tile);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 5) preprocess_nhwc_1(
+extern "C" __global__ void __launch_bounds__(256, 4) preprocess_nhwc_1(
     const Picture* pictures, const unsigned char* table, unsigned char* out, int width, int height, int rgb) {
     __shared__ unsigned char normalised[1];
     __shared__ uint4 tile[192];
