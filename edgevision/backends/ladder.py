@@ -68,8 +68,12 @@ def graphs_of(manifest: Manifest, options: BuildOptions) -> tuple[str, ...]:
     Raises:
         BundleError: see `rungs`.
     """
-    modes = ({}, {"typed": False}, {"typed": False, "implicit": options.dla_core is not None})
-    every = [rung for mode in modes for rung in rungs(manifest, options, **mode)]
+    implicit = options.dla_core is not None
+    every = (
+        *rungs(manifest, options),
+        *rungs(manifest, options, typed=False),
+        *rungs(manifest, options, typed=False, implicit=implicit),
+    )
     named = [file for rung in every for file in (rung.ranges_of, rung.graph, rung.typed_like) if file]
     return tuple(dict.fromkeys(named))
 
