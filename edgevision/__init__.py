@@ -44,6 +44,7 @@ from edgevision.manifest import Manifest
 from edgevision.results import Classification, Detections, SegmentationMap
 
 if TYPE_CHECKING:
+    from edgevision.cropping import crop, smart_crop
     from edgevision.model import Model, load
     from edgevision.pipeline import run_pipeline
     from edgevision.sinks import open_sink
@@ -52,7 +53,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # What does work is imported at first use; the types above need numpy only.
-_LAZY = {"Model": "model", "load": "model", "open_sink": "sinks", "open_source": "sources", "run_pipeline": "pipeline"}
+_LAZY = {
+    "Model": "model",
+    "crop": "cropping",
+    "load": "model",
+    "open_sink": "sinks",
+    "open_source": "sources",
+    "run_pipeline": "pipeline",
+    "smart_crop": "cropping",
+}
 
 __all__ = [
     "BuildError",
@@ -76,10 +85,12 @@ __all__ = [
     "UnknownFamilyError",
     "UsageError",
     "__version__",
+    "crop",
     "load",
     "open_sink",
     "open_source",
     "run_pipeline",
+    "smart_crop",
 ]
 
 # In a checkout the export and calibration stages live in top-level folders; an installed package has them inside.
