@@ -39,7 +39,7 @@ def _axis_taps(placement: Placement, axis: int) -> NDArray[np.uint32]:
         # cell, so that a column's neighbour always exists.
         weight[first < 0], weight[first >= last] = 0, _WHOLE
         first = first.clip(0, last - 1)
-        inside = np.True_
+        inside = np.full(target, True)
     else:
         # Rows keep their weights beyond the border, and mix the border row with itself: it rounds differently.
         if axis == 0:
