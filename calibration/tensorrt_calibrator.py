@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevision.backends.tensorrt_api import Api
-from edgevision.backends.tensorrt_types import IInt8Calibrator, TensorRT
+from edgevision.backends.tensorrt_types import IInt8Calibrator
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.table import MAX_BYTES
 from edgevision.calibration.tensorrt_cache import read_cache
@@ -92,7 +92,7 @@ class TensorRTCalibration:
             raise UsageError(f"{api.title} has no calibrators any more: leave out --calibrator")
         with contextlib.ExitStack() as stack:
             batches = _Batches(self._images, self._preprocess, self._device, self._batch, self._quiet, stack)
-            calibrator = _calibrator(api.module, base, batches, self._cached, self._cache)
+            calibrator = _calibrator(base, batches, self._cached, self._cache)
             yield calibrator
             if batches.failure is not None:
                 raise batches.failure
@@ -143,9 +143,7 @@ class _Batches:
         return [self._memory.address]
 
 
-def _calibrator(
-    trt: TensorRT, base: type[IInt8Calibrator], batches: _Batches, cached: bytes, cache: Path | None
-) -> IInt8Calibrator:
+def _calibrator(base: type[IInt8Calibrator], batches: _Batches, cached: bytes, cache: Path | None) -> IInt8Calibrator:
     class Calibrator(base):  # type: ignore[misc]
         def __init__(self) -> None:
             base.__init__(self)
