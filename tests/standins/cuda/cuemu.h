@@ -1,8 +1,8 @@
 // CUDA on a CPU: with this header in front, g++ compiles a kernel's unchanged source, and every thread of a block is a
 // fiber. It is made to find mistakes that one GPU may forgive:
 //
-// - blocks run one after another in shuffled order, threads start and resume in shuffled order, and a thread may be
-//   put aside at any atomic operation; `cuemu_seed` chooses the shuffle (0: natural order, no pauses);
+// - blocks run one after another in shuffled order, threads start and resume in shuffled order or one warp runs ahead
+//   of all others, and a thread may be put aside at any atomic operation; `cuemu_seed` chooses (0: natural order);
 // - shared memory is poisoned at the start of every block;
 // - __syncthreads that not every thread reaches, or not at the same line, fails the launch with a message, as do warp
 //   functions that not every living lane of their mask reaches, and reads of lanes that do not take part.
@@ -91,6 +91,8 @@ static inline void fail(const std::string& what) {
 
 // ---- fibers: ucontext starts one, setjmp and longjmp (no system calls) switch
 
+static void release_warp(unsigned thread);
+
 [[noreturn]] static void body() {
     for (;;) {  // a fiber runs one thread after another until one of them has to wait
         while (started < order.size() && failure.empty()) {
@@ -101,6 +103,7 @@ static inline void fail(const std::string& what) {
             threads[number] = {State::running, self, 0};
             run_kernel(kernel_parameters);
             threads[self->thread].state = State::exited;
+            release_warp(self->thread);
         }
         idle.push_back(current);
         if (!_setjmp(current->resume)) _longjmp(scheduler, 1);
@@ -152,38 +155,34 @@ static inline std::string lines_of(State state) {
     return lines;
 }
 
-// Lets the warp functions go whose living lanes have all arrived; false where there is none.
-static bool release_warps() {
-    bool any = false;
-    for (unsigned first = 0; first < threads.size(); first += WARP)
-        for (unsigned lane = 0; lane < WARP && first + lane < threads.size(); lane++) {
-            Thread& asking = threads[first + lane];
-            if (asking.state != State::in_warp) continue;
-            unsigned const mask = asking.fiber->mask;
-            unsigned present = 0;
-            bool complete = true;
-            for (unsigned i = 0; i < WARP && first + i < threads.size(); i++) {
-                Thread& other = threads[first + i];
-                if (!(mask >> i & 1) || other.state == State::exited) continue;
-                if (other.state != State::in_warp || other.fiber->mask != mask || other.line != asking.line)
-                    complete = false;
-                present |= 1u << i;
-            }
-            if (!complete) continue;
-            uint64_t given[WARP] = {};
-            for (unsigned i = 0; i < WARP; i++)
-                if (present >> i & 1) given[i] = threads[first + i].fiber->given;
-            for (unsigned i = 0; i < WARP; i++) {
-                if (!(present >> i & 1)) continue;
-                Fiber* const fiber = threads[first + i].fiber;
-                memcpy(fiber->lanes, given, sizeof given);
-                fiber->present = present;
-                threads[first + i].state = State::ready;
-                ready.push_back(first + i);
-            }
-            any = true;
+// Lets a thread's warp functions go whose living lanes have all arrived.
+static void release_warp(unsigned thread) {
+    unsigned const first = thread / WARP * WARP, lanes = std::min(WARP, unsigned(threads.size()) - first);
+    for (unsigned lane = 0; lane < lanes; lane++) {
+        Thread& asking = threads[first + lane];
+        if (asking.state != State::in_warp) continue;
+        unsigned const mask = asking.fiber->mask;
+        unsigned present = 0;
+        bool complete = true;
+        for (unsigned i = 0; i < lanes && complete; i++) {
+            Thread& other = threads[first + i];
+            if (!(mask >> i & 1) || other.state == State::exited) continue;
+            complete = other.state == State::in_warp && other.fiber->mask == mask && other.line == asking.line;
+            present |= 1u << i;
         }
-    return any;
+        if (!complete) continue;
+        uint64_t given[WARP] = {};
+        for (unsigned i = 0; i < lanes; i++)
+            if (present >> i & 1) given[i] = threads[first + i].fiber->given;
+        for (unsigned i = 0; i < lanes; i++) {
+            if (!(present >> i & 1)) continue;
+            Fiber* const fiber = threads[first + i].fiber;
+            memcpy(fiber->lanes, given, sizeof given);
+            fiber->present = present;
+            threads[first + i].state = State::ready;
+            ready.push_back(first + i);
+        }
+    }
 }
 
 // Lets the barrier go that every thread has reached; false where all threads are done.
@@ -206,7 +205,11 @@ static bool release_barrier() {
              std::to_string(threads.size()) + " threads, the others have exited");
     else if (lines.find(',') != std::string::npos)
         fail("__syncthreads in divergent code: threads of one block wait at lines " + lines);
-    for (unsigned i = 0; i < threads.size(); i++) threads[i].state = State::ready, ready.push_back(i);
+    std::vector<unsigned> warps;
+    shuffle(warps, (unsigned(threads.size()) + WARP - 1) / WARP);
+    for (unsigned warp : warps)
+        for (unsigned i = warp * WARP; i < threads.size() && i < (warp + 1) * WARP; i++)
+            threads[i].state = State::ready, ready.push_back(i);
     return true;
 }
 
@@ -218,20 +221,20 @@ static void run_block() {
     threads.assign(count, {State::unstarted, nullptr, 0});
     ready.clear();
     started = 0;
+    bool const warp_ahead = seed && random_bits() % 2;  // the last to become ready is the next to run
     while (failure.empty()) {
-        if (started < count) {
+        if (started < count && !(warp_ahead && !ready.empty())) {
             if (idle.empty()) add_fiber(), start_anew(idle.back());
             Fiber* const fiber = idle.back();
             idle.pop_back();
             run(fiber);
         } else if (!ready.empty()) {
-            if (seed && random_bits() % 64 == 0) release_warps();  // a warp may be far ahead of another
-            std::swap(ready[seed ? random_bits() % ready.size() : 0], ready.back());
+            if (!warp_ahead) std::swap(ready[seed ? random_bits() % ready.size() : 0], ready.back());
             Thread& thread = threads[ready.back()];
             ready.pop_back();
             thread.state = State::running;
             run(thread.fiber);
-        } else if (!release_warps() && !release_barrier()) {
+        } else if (!release_barrier()) {
             break;
         }
     }
@@ -300,7 +303,9 @@ static inline unsigned lane() { return current->thread % WARP; }
 static inline void exchange(unsigned mask, uint64_t value, int line) {
     if (!(mask >> lane() & 1)) fail("a lane outside the mask calls a warp function at line " + std::to_string(line));
     current->mask = mask, current->given = value;
-    wait(State::in_warp, line);
+    threads[current->thread].state = State::in_warp, threads[current->thread].line = line;
+    release_warp(current->thread);
+    if (!_setjmp(current->resume)) _longjmp(scheduler, 1);
 }
 
 template <class T>
