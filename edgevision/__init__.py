@@ -44,6 +44,7 @@ from edgevision.manifest import Manifest
 from edgevision.results import Classification, Detections, SegmentationMap
 
 if TYPE_CHECKING:
+    from edgevision.cascade import Cascade
     from edgevision.cropping import crop, smart_crop
     from edgevision.model import Model, load
     from edgevision.pipeline import run_pipeline
@@ -54,6 +55,7 @@ __version__ = "0.1.0"
 
 # What does work is imported at first use; the types above need numpy only.
 _LAZY = {
+    "Cascade": "cascade",
     "Model": "model",
     "crop": "cropping",
     "load": "model",
@@ -68,6 +70,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CalibrationError",
+    "Cascade",
     "Classification",
     "DatasetError",
     "DependencyError",

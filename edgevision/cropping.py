@@ -48,7 +48,7 @@ def crop(
         raise UsageError(f"cut_out is a grey level in 0..255, got {cut_out}")
     pictures = []
     for xyxy, mask in _objects(image, result):
-        left, top, right, bottom = _grown(xyxy, image.shape[1::-1], padding, aspect)
+        left, top, right, bottom = grown(xyxy, image.shape[1::-1], padding, aspect)
         picture = image[top:bottom, left:right].copy()
         if cut_out is not None and mask is not None:
             picture[~mask[top:bottom, left:right]] = cut_out
@@ -81,7 +81,7 @@ def smart_crop(image: NDArray[np.uint8], result: Result, aspect: float) -> Box:
     weights = [np.zeros(width), np.zeros(height)]
     shares = result.confidence if isinstance(result, Detections) else None
     for index, (xyxy, _) in enumerate(_objects(image, result)):
-        left, top, right, bottom = _grown(xyxy, (width, height), 0.0, None)
+        left, top, right, bottom = grown(xyxy, (width, height), 0.0, None)
         share = 1.0 if shares is None else float(shares[index])
         weights[0][left:right] += share * (bottom - top)
         weights[1][top:bottom] += share * (right - left)
@@ -112,8 +112,14 @@ def _objects(
         yield whole if result.xyxy is None else result.xyxy, None
 
 
-def _grown(xyxy: NDArray[np.float32], size_wh: tuple[int, ...], padding: float, aspect: float | None) -> Box:
-    """Whole pixels around a box with its padding, of a shape where one is asked for, within the picture."""
+def grown(xyxy: NDArray[np.float32], size_wh: tuple[int, ...], padding: float, aspect: float | None) -> Box:
+    """Whole pixels around a box with its padding, of a shape where one is asked for, within the picture.
+
+    Args:
+        xyxy: (4,) corners.
+        size_wh: width and height of the picture.
+        padding, aspect: as `crop` takes them.
+    """
     x1, y1, x2, y2 = xyxy.tolist()
     width, height = (x2 - x1) * (1 + 2 * padding), (y2 - y1) * (1 + 2 * padding)
     if aspect is not None:

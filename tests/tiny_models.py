@@ -115,6 +115,26 @@ def segmenter_bundle(
     return path
 
 
+def classifier_bundle(path: Path, *, localises: bool = False, labels: tuple[str, ...] = COLOURS) -> Path:
+    """Write a bundle that scores a whole picture as red, green and blue by its mean, and, where it localises, always
+    sees the object in the middle half of the input."""
+    width, height = 32, 24
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["scores"]),
+    ]
+    outputs, constants = [value("scores", [1, 3])], {}
+    if localises:
+        quarter = np.array([[[width / 4, height / 4, width * 3 / 4, height * 3 / 4]]], np.float32)
+        constants["middle"] = quarter
+        nodes.append(helper.make_node("Identity", ["middle"], ["boxes"]))
+        outputs.append(value("boxes", [1, 1, 4]))
+    graph = model_bytes(nodes, [value("image", [1, 3, height, width])], outputs, constants)
+    manifest = detector_manifest((width, height), task="classification", nms=None, labels=labels)
+    write_bundle(path, manifest, {"model.onnx": graph})
+    return path
+
+
 def quantised_block(seed: int = 0, size: int = 16) -> bytes:
     """Two convolutions with a ReLU and an addition between, every tensor quantised, in the integer form that ONNX
     Runtime fuses: uint8 activations, int8 weights, Q after every operator."""

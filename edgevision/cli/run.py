@@ -12,7 +12,7 @@ from edgevision.cli.backend import add_backend_arguments, backend_text
 from edgevision.cli.output import finish
 from edgevision.errors import EdgeVisionError, UsageError
 from edgevision.manifest import PRECISIONS
-from edgevision.pipeline import Pipeline
+from edgevision.pipeline import LaneModel, Pipeline
 from edgevision.progress import Progress
 from edgevision.registry import understood
 from edgevision.sinks import open_sink
@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iou", type=float, metavar="P", help="overlap that suppresses a box, 0..1")
     parser.add_argument("--classes", metavar="NAMES", help="only these, by name or number: car,truck")
     parser.add_argument("--max-detections", type=int, metavar="N", help="boxes per picture")
+    parser.add_argument(
+        "--classify", metavar="BUNDLE", help="a classifier for what is in the boxes; its classes replace the detector's"
+    )
     parser.add_argument("--max-age-ms", type=float, metavar="MS", help="skip frames of live sources older than this")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after this many seconds")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after this many results")
@@ -69,6 +72,13 @@ def run(args: argparse.Namespace) -> int:
                 quiet=args.quiet,
             )
         )
+        runs: LaneModel = model
+        if args.classify is not None:
+            classifier = opened.enter_context(
+                edgevision.load(args.classify, backend=args.backend, device=args.device, threads=1, quiet=args.quiet)
+            )
+            runs = cascade = edgevision.Cascade(model, classifier)
+            opened.callback(cascade.close)
         sources = [opened.enter_context(source) for source in open_sources(args.source)]
         sinks = []
         for uri in args.sink:
@@ -78,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         total = args.frames or (None if None in counts else sum(count or 0 for count in counts))
         with Progress("run", total, quiet=args.quiet) as progress:
             pipeline = Pipeline(
-                model,
+                runs,
                 sources,
                 sinks,
                 max_age_ms=args.max_age_ms,
