@@ -8,11 +8,10 @@ from typing import Any
 
 import onnx
 
-from tests.standins.tensorrt import calibration, config, driver, layers
+from tests.standins.tensorrt import calibration, config, layers
 from tests.standins.tensorrt.binding import Bound
 from tests.standins.tensorrt.plan import Plan, Tensor
 
-_RTX_TARGETS = (75, 80, 86, 89, 120, 121)
 _WORKSPACE_NEEDED = 1 << 16
 _API = "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error"
 _MAX_K = 3840
@@ -31,8 +30,8 @@ class CancelledError(Exception):
 
 
 def needs_gpu(trt: Any, logger: Any) -> None:
-    """Fail as the constructors do where there is a driver but no GPU; TensorRT-RTX needs none to build."""
-    if driver.devices() == 0 and not trt.rtx:
+    """Fail as the constructors do where there is no GPU; TensorRT-RTX's need none."""
+    if trt.world.no_gpu and not trt.rtx:
         trt.log(logger, "ERROR", "CUDA initialization failure with error: 100. Please check your CUDA installation")
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
@@ -134,7 +133,7 @@ class Builder(Bound):
             options._s.timing_cache._s.entries |= {f"{layer['LayerType']} {layer['Precision']}" for layer in found}
         verbosity = options._s.profiling_verbosity.name
         layers.log(trt, self._s.logger, found, verbosity)
-        model = network._to_model()
+        model = network._to_model(layers.implicit_grids(network, options))
         level = options._s.hardware_compatibility_level.name
         sm = 0 if trt.rtx and not options._s.targets else trt.sm
         if options._s.targets:
@@ -157,7 +156,8 @@ class Builder(Bound):
             raise BuildError("INTERNAL_ERROR", f"{_API} (Network must have at least one output)")
         if not network._s.inputs:
             raise BuildError("INTERNAL_ERROR", f"{_API} (Network must have at least one input)")
-        self._check_targets(options)
+        if any(target.name == "NONE" for target in options._s.targets):
+            raise BuildError("INVALID_CONFIG", "Unexpected exception bad optional access")
         self._check_precisions(network, options)
         self._check_devices(network, options)
         self._check_profiles(network, options)
@@ -170,11 +170,6 @@ class Builder(Bound):
                 "[optimizer.cpp::computeCosts::4086] Error Code 10: Internal Error (Could not find any implementation "
                 f"for node {network._s.layers[0]._s.name} due to insufficient workspace: {short} bytes.)",
             )
-
-    def _check_targets(self, options: Any) -> None:
-        for target in options._s.targets:
-            if target is None or int(target) not in (*_RTX_TARGETS,):
-                raise BuildError("INVALID_CONFIG", f"{_API} (Compute capability is invalid or not supported)")
 
     def _check_precisions(self, network: Any, options: Any) -> None:
         half = any(t._s.dtype.name == "HALF" for t in network._s.tensors.values())
@@ -264,9 +259,6 @@ class Builder(Bound):
             if layer._s.outputs[0]._s.shape[axis] > _MAX_K:
                 text = f"ITopKLayer {name}: {name}: K exceeds the maximum value allowed ({_MAX_K})."
                 raise BuildError("INVALID_CONFIG", f"{_API} ({text})")
-        if kind == "QUANTIZE" and layers.quantised_constant_astray(layer):
-            text = f"Quantized constant {name} is only allowed before DQ of a weighted layer"
-            raise BuildError("INVALID_CONFIG", f"{_API} ({text})")
 
     def _run_phases(self, options: Any, found: list[dict[str, Any]]) -> None:
         """Tell the progress monitor, as nested phases of which some are known step by step."""

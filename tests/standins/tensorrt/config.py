@@ -13,6 +13,8 @@ DLA_LAYERS = {
     "SOFTMAX", "SLICE", "SHUFFLE", "LRN", "PARAMETRIC_RELU", "REDUCE", "UNARY", "QUANTIZE", "DEQUANTIZE",
 }  # fmt: skip
 
+RTX_TARGETS = (75, 80, 86, 89, 120, 121)
+
 
 def fresh(trt: Any) -> SimpleNamespace:
     """The state of a new configuration: TensorRT's defaults."""
@@ -36,14 +38,14 @@ def fresh(trt: Any) -> SimpleNamespace:
         avg_timing_iterations=1,
         profile_stream=0,
         plugins_to_serialize=[],
-        tactic_sources=24,
+        tactic_sources=3 if trt.number[0] >= 11 else 24,
         preview={},
         targets=[],
         algorithm_selector=None,
         remote_auto_tuning_config="",
         max_workspace_size=trt.world.memory_bytes,
         min_timing_iterations=1,
-        l2_limit_for_tiling=-1,
+        l2_limit_for_tiling=0,
         max_num_tactics=-1,
     )
     if "TilingOptimizationLevel" in trt.enums:
@@ -146,16 +148,15 @@ class IBuilderConfig(Bound):
         return bool(self._s.preview.get(feature.name, False))
 
     def _set_DLA_core(self, core: int) -> None:  # noqa: N802
-        if core >= self._trt.world.dla_cores:
-            if not self._trt.rtx:
-                cores = self._trt.world.dla_cores
-                self._fail("INVALID_ARGUMENT", f"IBuilderConfig::setDLACore: core {core} of {cores} does not exist")
-        else:
+        cores = self._s.builder.num_DLA_cores
+        if core < cores:
             self._s.DLA_core = core
+        elif not self._trt.rtx:
+            self._fail("INVALID_ARGUMENT", f"IBuilderConfig::setDLACore: core {core} of {cores} does not exist")
 
     def _can_run_on_DLA(self, layer: Any) -> bool:  # noqa: N802
         low = self._has("FP16") or self._has("INT8") or not hasattr(self._trt.enums["BuilderFlag"], "FP16")
-        return self._trt.world.dla_cores > 0 and low and layer._s.kind in DLA_LAYERS
+        return self._s.builder.num_DLA_cores > 0 and low and layer._s.kind in DLA_LAYERS
 
     def _set_device_type(self, layer: Any, device: Any) -> None:
         self._s.devices[layer] = device
@@ -173,9 +174,15 @@ class IBuilderConfig(Bound):
         return len(self._s.targets)
 
     def _set_num_compute_capabilities(self, count: int) -> None:
-        self._s.targets = (self._s.targets + [None] * count)[:count]
+        none = self._trt.member("ComputeCapability", "NONE")
+        self._s.targets = (self._s.targets + [none] * count)[:count]
 
     def _set_compute_capability(self, target: Any, index: int) -> bool:
+        if int(target) not in RTX_TARGETS:
+            why = "cannot be kNONE" if target.name == "NONE" else "is invalid or not supported"
+            text = f"IBuilderConfig::setComputeCapability: Error Code 3: API Usage Error (Compute capability {why}.)"
+            self._fail("INVALID_ARGUMENT", text)
+            return False
         self._s.targets[index] = target
         return True
 

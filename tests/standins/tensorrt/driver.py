@@ -1,9 +1,11 @@
-"""The CUDA driver in this process, if there is one: only the stand-in, whose device memory is host memory."""
+"""The CUDA driver in this process, if there is one: only the stand-in, whose device memory is host memory.
+
+Stream 0 stands for no driver at all: what is given to it runs at once.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 from collections.abc import Callable
 
@@ -17,26 +19,19 @@ class DriverError(Exception):
     """A driver call failed."""
 
 
-@functools.cache
-def _library(marker: int) -> ctypes.CDLL | None:
-    try:
-        library = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
-    except OSError:
-        return None
-    return library if hasattr(library, "standin_check_range") else None
+_found: list[ctypes.CDLL] = []
 
 
 def _loaded() -> ctypes.CDLL | None:
-    # Looked up again until it is there: the driver may be loaded after this module.
-    library = _library(0)
-    if library is None:
-        _library.cache_clear()
-    return library
-
-
-def present() -> bool:
-    """Whether the stand-in driver is loaded."""
-    return _loaded() is not None
+    """The stand-in, once it is in this process; an NVIDIA driver is left alone."""
+    if not _found:
+        try:
+            library = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+        except OSError:
+            return None
+        if hasattr(library, "standin_check_range"):
+            _found.append(library)
+    return _found[0] if _found else None
 
 
 def _call(name: str, *arguments: object) -> None:
@@ -47,22 +42,16 @@ def _call(name: str, *arguments: object) -> None:
         raise DriverError(f"{name} returned {code}")
 
 
-def devices() -> int | None:
-    """How many GPUs there are; None without a driver."""
-    if not present():
-        return None
+def present() -> bool:
+    """Whether the stand-in driver is loaded and has a GPU. Otherwise everything lies and runs on the host."""
     count = ctypes.c_int()
-    try:
-        _call("cuInit", 0)
-        _call("cuDeviceGetCount", ctypes.byref(count))
-    except DriverError:
-        return 0
-    return count.value
+    library = _loaded()
+    return library is not None and library.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 def compute_capability() -> int | None:
     """Of the current context's device or else the first, as 87; None without a driver or a GPU."""
-    if not devices():
+    if not present():
         return None
     context, device, value = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
     numbers = []
@@ -80,7 +69,7 @@ def compute_capability() -> int | None:
 
 def capturing(stream: int) -> bool:
     """Whether a stream is being captured."""
-    if not present():
+    if not stream:
         return False
     status = ctypes.c_int()
     _call("cuStreamIsCapturing", ctypes.c_void_p(stream), ctypes.byref(status))
@@ -130,12 +119,12 @@ def forget(number: int) -> None:
 
 
 def launch(stream: int, number: int) -> None:
-    """Run registered work when the stream gets there; at once where there is no driver.
+    """Run registered work when the stream gets there; on stream 0 at once.
 
     Raises:
         DriverError: the stream does not take it.
     """
-    if present():
+    if stream:
         _call("cuLaunchHostFunc", ctypes.c_void_p(stream), _run, ctypes.c_void_p(number))
     else:
         _work[number]()
@@ -156,7 +145,7 @@ def allocate(nbytes: int) -> int:
 
 def free(address: int) -> None:
     """Give memory back, from any thread: as the CUDA runtime does, in the device's primary context."""
-    if not address or not devices():
+    if not address or _loaded() is None:
         return
     context, flags, active = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_int()
     _insist("cuDevicePrimaryCtxGetState", 0, ctypes.byref(flags), ctypes.byref(active))

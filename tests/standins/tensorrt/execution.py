@@ -96,9 +96,16 @@ class Run:
     """One enqueue: fixed addresses and shapes. Called by the stream, any number of times."""
 
     def __init__(
-        self, program: Program, addresses: dict[str, int], shapes: dict[str, tuple[int, ...]], errors: list[str]
+        self,
+        program: Program,
+        addresses: dict[str, int],
+        shapes: dict[str, tuple[int, ...]],
+        errors: list[str],
+        *,
+        on_device: bool,
     ) -> None:
         self._program, self._addresses, self._shapes, self._errors = program, addresses, shapes, errors
+        self._on_device = on_device
 
     @functools.cached_property
     def _binding(self) -> Any:
@@ -111,7 +118,7 @@ class Run:
 
     def __call__(self) -> None:
         try:
-            for name, address in self._addresses.items():
+            for name, address in self._addresses.items() if self._on_device else ():
                 size = nbytes(self._shapes[name], self._program.dtype(name))
                 problem = driver.check_range(address, size)
                 if problem is not None:
@@ -120,7 +127,8 @@ class Run:
         except Exception as error:  # noqa: BLE001 - a stream has nobody to raise to
             words = f"TensorRT: {type(error).__name__}: {error}"
             self._errors.append(words)
-            driver.report(words)
+            if self._on_device:
+                driver.report(words)
 
 
 def view(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

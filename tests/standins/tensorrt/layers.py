@@ -15,23 +15,8 @@ def quantisers(network: Any) -> list[Any]:
     return [layer for layer in network._s.layers if layer._s.kind in ("QUANTIZE", "DEQUANTIZE")]
 
 
-def quantised_constant_astray(layer: Any) -> bool:
-    """Whether a Q of a constant leads anywhere but through a DQ into the weights of a weighted layer."""
-    network = layer._s.network
-    makers = _makers(network)
-    if getattr(makers.get(layer._s.inputs[0]), "_s", None) is None or makers[layer._s.inputs[0]]._s.kind != "CONSTANT":
-        return False
-    readers = _readers(network, layer._s.outputs[0])
-    behind = [user for reader in readers for user in _readers(network, reader._s.outputs[0])]
-    return any(r._s.kind != "DEQUANTIZE" for r in readers) or any(u._s.kind not in _WEIGHTED for u in behind)
-
-
 def _makers(network: Any) -> dict[Any, Any]:
     return {output: layer for layer in network._s.layers for output in layer._s.outputs if output is not None}
-
-
-def _readers(network: Any, tensor: Any) -> list[Any]:
-    return [layer for layer in network._s.layers if tensor in layer._s.inputs]
 
 
 def describe(network: Any, options: Any) -> list[dict[str, Any]]:
@@ -70,8 +55,7 @@ def _precision(layer: Any, options: Any, makers: dict[Any, Any]) -> str:
         behind = [_dequantised(tensor, makers) for tensor in layer._s.inputs[:2]]
         if all(behind) and len(behind) > 1:
             return "Int8"
-        ranged = options._has("INT8") and layer._s.inputs and layer._s.inputs[0]._s.dynamic_range
-        if ranged and layer._s.precision is None:
+        if _is_implicit(layer, options):
             return "Int8"
     kind = layer._s.inputs[0]._s.dtype.name if layer._s.inputs else layer._s.outputs[0]._s.dtype.name
     if layer._s.precision is not None:
@@ -79,6 +63,18 @@ def _precision(layer: Any, options: Any, makers: dict[Any, Any]) -> str:
     elif kind == "FLOAT" and options._has("FP16"):
         kind = "HALF"
     return _NAMES.get(kind, kind)
+
+
+def _is_implicit(layer: Any, options: Any) -> bool:
+    """Whether a weighted layer computes in INT8 because calibration gave its input a range."""
+    ranged = options._has("INT8") and layer._s.inputs and layer._s.inputs[0]._s.dynamic_range
+    return bool(layer._s.kind in _WEIGHTED and ranged and layer._s.precision is None)
+
+
+def implicit_grids(network: Any, options: Any) -> dict[Any, float]:
+    """The scale of the input of each layer that computes in INT8 because of its input's range."""
+    found = [layer for layer in network._s.layers if _is_implicit(layer, options)]
+    return {layer: max(map(abs, layer._s.inputs[0]._s.dynamic_range)) / 127 for layer in found}
 
 
 def _dequantised(tensor: Any, makers: dict[Any, Any]) -> bool:

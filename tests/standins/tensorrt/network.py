@@ -185,8 +185,8 @@ class INetworkDefinition(Bound):
         """A constant layer."""
         self._s.constants[values.name] = values
         output = self._tensor(values.name, values.data_type, tuple(values.dims))
-        metadata = f"[ONNX Layer: {values.name}]"
-        layer = self._layer("CONSTANT", None, [], [], [output], shell, metadata=metadata)
+        output._s.name = f"{values.name}_output"
+        layer = self._layer("CONSTANT", None, [], [], [output], shell, metadata="")
         layer._s.name = values.name
         return layer
 
@@ -230,8 +230,12 @@ class INetworkDefinition(Bound):
         self._s.layers.append(layer)
         return layer
 
-    def _to_model(self) -> onnx.ModelProto:
-        """The network as it is now, as ONNX: only what its outputs need, in an order that can be run."""
+    def _to_model(self, grids: dict[Any, float] | None = None) -> onnx.ModelProto:
+        """The network as it is now, as ONNX: only what its outputs need, in an order that can be run.
+
+        Args:
+            grids: layers that compute in INT8 without Q/DQ, with the scale of their first input.
+        """
         inputs, names = [], {}
         nodes: list[onnx.NodeProto] = []
         for tensor in self._s.inputs:
@@ -260,6 +264,8 @@ class INetworkDefinition(Bound):
                 node.input.append(names[layer._s.inputs[slot]] if isinstance(slot, int) else slot)
                 if isinstance(slot, str) and slot:
                     constants[slot] = self._s.constants[slot]
+            if grids and layer in grids:
+                node.input[0] = _on_grid(node.input[0], node.name, grids[layer], nodes, constants)
             node.output.extend(names[t] if t is not None else "" for t in layer._s.outputs)
             nodes.append(node)
         outputs = []
@@ -299,3 +305,15 @@ class INetworkDefinition(Bound):
             elif not done[layer] and (layer, True) not in stack:
                 raise ValueError(f"layer {layer._s.name} reads its own output")
         return order
+
+
+def _on_grid(name: str, layer: str, scale: float, nodes: list[Any], constants: dict[str, TensorProto]) -> str:
+    """The name of a tensor after rounding to INT8 and back."""
+    scale_name, zero_name = f"{layer} scale", f"{layer} zero"
+    constants[scale_name] = numpy_helper.from_array(np.float32(scale), scale_name)
+    constants[zero_name] = numpy_helper.from_array(np.int8(0), zero_name)
+    nodes.append(helper.make_node("QuantizeLinear", [name, scale_name, zero_name], [f"{layer} quantised"]))
+    nodes.append(
+        helper.make_node("DequantizeLinear", [f"{layer} quantised", scale_name, zero_name], [f"{layer} input"])
+    )
+    return f"{layer} input"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx import shape_inference
 
 from tests.standins.tensorrt.binding import Bound
-from tests.standins.tensorrt.rules import Graph, Refusal, check, name_of
+from tests.standins.tensorrt.rules import Graph, Refusal, check, name_of, said
 
 _KINDS = {
     "Conv": "CONVOLUTION", "ConvTranspose": "DECONVOLUTION", "MatMul": "MATRIX_MULTIPLY", "Gemm": "MATRIX_MULTIPLY",
@@ -152,7 +154,7 @@ class OnnxParser(Bound):
         graph = self._read(bytes(model))
         if graph is None:
             return True  # the real parsers take bytes that are no model for an empty network
-        refusals = check(graph)
+        refusals = said(graph, check(graph))
         if refusals:
             self._refuse(refusals)
             return False
@@ -173,7 +175,8 @@ class OnnxParser(Bound):
             return None
         if not model.graph.node:
             return None
-        model = shape_inference.infer_shapes(model, data_prop=True)
+        with contextlib.suppress(shape_inference.InferenceError):  # what it cannot follow, the rules refuse
+            model = shape_inference.infer_shapes(model, data_prop=True)
         network = self._s.network
         graph = Graph(model, self._trt.number, self._trt.rtx, network._s.strong)
         for values in model.graph.initializer:
@@ -229,6 +232,8 @@ class OnnxParser(Bound):
                 network._add_initializer(network._s.constants[name])
             slots.append(len(inputs))
             inputs.append(network._s.tensors[name])
+        if kind in ("QUANTIZE", "DEQUANTIZE") and self._trt.number[0] >= 11:
+            inputs.append(self._zero(graph, inputs[1]))
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.name = name_of(node)
@@ -239,3 +244,11 @@ class OnnxParser(Bound):
             for name in node.output
         ]
         network._layer(kind, copy, slots, inputs, outputs, "ILayer", metadata=f"[ONNX Layer: {copy.name}]")
+
+    def _zero(self, graph: Graph, scale: Any) -> Any:
+        """The shift of a Q or DQ, which the parsers of TensorRT 11 make a tensor of the scale's type."""
+        network = self._s.network
+        count = sum(name.startswith("tmp_weight") for name in network._s.constants)
+        name = f"tmp_weight_{count - 1}" if count else "tmp_weight"
+        zeros = onnx.helper.make_tensor(name, scale._s.element, scale._s.shape, [0.0] * math.prod(scale._s.shape))
+        return network._add_initializer(zeros)._s.outputs[0]

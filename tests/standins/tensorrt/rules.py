@@ -79,7 +79,7 @@ def last_opset(number: tuple[int, ...]) -> int:
 def check(graph: Graph) -> list[Refusal]:
     """Everything that the parser of this version refuses in a graph."""
     limit = last_opset(graph.number)
-    if graph.opset > limit:
+    if graph.opset > limit and not graph.rtx:  # RTX reads on; so may others, but what comes of it is not documented
         text = f"Unsupported ONNX opset version: {graph.opset}, TensorRT supports up to {limit}"
         return [Refusal("UNSUPPORTED_GRAPH", text)]
     found = []
@@ -90,6 +90,15 @@ def check(graph: Graph) -> list[Refusal]:
                 found.append(Refusal(refusal[0], refusal[1], index, name_of(node), node.op_type))
                 break
     return found
+
+
+def said(graph: Graph, refusals: list[Refusal]) -> list[Refusal]:
+    """Those refusals that `parse` gets to: what it finds beforehand all at once, or the first that it meets.
+
+    TensorRT 8 looks at nothing beforehand.
+    """
+    beforehand = [refusal for refusal in refusals if refusal.code.startswith("UNSUPPORTED")]
+    return beforehand if beforehand and not graph.old else refusals[:1]
 
 
 def name_of(node: Any) -> str:

@@ -44,7 +44,7 @@ class Runtime(Bound):
 
     def _load(self, data: bytes) -> Any:
         trt = self._trt
-        if driver.devices() == 0:
+        if trt.world.no_gpu:
             text = "IRuntime::deserializeCudaEngine: Error Code 1: Cuda Runtime (no CUDA-capable device is detected)"
             trt.fail(self._s.logger, self._s.error_recorder, "FAILED_INITIALIZATION", text)
             return None
@@ -391,7 +391,7 @@ class IExecutionContext(Bound):
         if world.fail_enqueues > 0:
             world.fail_enqueues -= 1
             return self._fail("enqueueV3: Error Code 1: Cuda Runtime (an illegal memory access)", "FAILED_EXECUTION")
-        key = (tuple(self._s.addresses.items()), tuple(shapes.items()))
+        key = (tuple(self._s.addresses.items()), tuple(shapes.items()), bool(stream))
         try:
             captured = driver.capturing(stream)
         except driver.DriverError as error:
@@ -403,7 +403,8 @@ class IExecutionContext(Bound):
             return self._fail(text, "FAILED_EXECUTION")
         if key not in self._s.runs:
             self._s.runs[key] = next(_numbers)
-            run = Run(self._s.engine._s.program, dict(self._s.addresses), shapes, world.errors)
+            program, addresses = self._s.engine._s.program, dict(self._s.addresses)
+            run = Run(program, addresses, shapes, world.errors, on_device=bool(stream))
             driver.register(self._s.runs[key], run)
         try:
             driver.launch(stream, self._s.runs[key])

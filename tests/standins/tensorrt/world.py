@@ -12,6 +12,7 @@ class World:
 
     Attributes:
         sm: compute capability of the GPU; None: ask the stand-in driver where it is loaded, else 87.
+        no_gpu: there is none: nothing can be made but TensorRT-RTX's builder.
         dla_cores: how many DLA cores the GPU has.
         memory_bytes: workspace that the GPU can give to a build.
         no_int8: ONNX node names for which no INT8 kernel exists: the build fails in TensorRT's words.
@@ -26,6 +27,7 @@ class World:
     """
 
     sm: int | None = None
+    no_gpu: bool = False
     dla_cores: int = 2
     memory_bytes: int = 8 << 30
     no_int8: set[str] = field(default_factory=set)
