@@ -66,6 +66,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(compiling, "SOURCES", folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("CUEMU_FOLDER", str(tmp_path / "libraries"))
+    monkeypatch.setenv("CUEMU_FLAGS", "-O0")
     compiler = tmp_path / "nvcc"
     compiler.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/calls\nexec {sys.executable} {NVCC} "$@"\n')
     compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
@@ -97,7 +98,7 @@ def test_another_gpu_source_or_compiler_is_another_entry(sources: Path, monkeypa
     compile_kernels(87, 12)
     (sources / "shared.cuh").write_text("#pragma once\n")
     compile_kernels(87, 12)
-    monkeypatch.setenv("CUEMU_FLAGS", "-DANOTHER")
+    monkeypatch.setenv("CUEMU_FLAGS", "-O0 -DANOTHER")
     compile_kernels(87, 12)
     assert compilations(sources) == len(entries()) == 5
 
