@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from edgevision.backends.onnx_graph import Node, read_nodes
 from edgevision.backends.onnx_safety import check_graph
+from edgevision.backends.onnx_structure import check_structure
 from edgevision.backends.tensorrt_api import Api
 from edgevision.backends.tensorrt_types import (
     Builder,
@@ -61,14 +62,15 @@ def parse(api: Api, builder: Builder, logger: ILogger, graph: bytes, name: str, 
     Raises:
         BuildError: it is refused: names each node, its operator and the reason; or it holds no network.
     """
-    try:
-        check_graph(graph)
-    except SessionError as error:
-        raise BuildError(f"{name}: {error}") from error
     # The parser takes bytes that are no model at all for an empty network, without an error.
     nodes = read_nodes(graph)
     if not nodes:
         raise BuildError(f"{name} holds no network ({len(graph)} bytes without a node); export it again")
+    try:
+        check_graph(graph)
+        check_structure(graph)
+    except SessionError as error:
+        raise BuildError(f"{name}: {error}") from error
     flags = api.network_flags(typed=typed)
     handle: INetworkDefinition = builder.create_network(flags)
     parser: OnnxParser = api.module.OnnxParser(handle, logger)
