@@ -215,19 +215,28 @@ class Pinned:
 
 
 class Module(Handle):
-    """Kernels from a cubin, PTX or fatbin image."""
+    """Kernels from a cubin, PTX or fatbin image. It stays loaded until it is closed, or nothing refers to a kernel."""
 
     def __init__(self, device: Device, image: bytes) -> None:
         with device.current():
             super().__init__(device, device.drv.module_from_buffer(image))
+        self._kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
 
     def kernel(self, name: str, signature: str) -> Kernel:
         """The kernel of that name, whose parameters are given in codes of the module `struct`: "PPiif"."""
-        return Kernel(self, name, signature)
+        kernel = Kernel(self, name, signature)
+        self._kernels.add(kernel)
+        return kernel
+
+    def close(self) -> None:
+        """Unload it; its kernels end with it."""
+        for kernel in list(self._kernels):
+            kernel.close()
+        super().close()
 
 
 class Kernel(Handle):
-    """One function of a module, which stays loaded for it."""
+    """One function of a module."""
 
     def __init__(self, module: Module, name: str, signature: str) -> None:
         with module.device.current():

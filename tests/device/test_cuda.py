@@ -282,6 +282,15 @@ def test_a_kernel_runs_with_its_arguments(device: Device, plain_kernels: bytes) 
     assert device.counters.launches == 2
 
 
+def test_a_module_takes_its_kernels_along(device: Device, driver: standin.Driver, plain_kernels: bytes) -> None:
+    stream, module = device.stream(), device.load_module(plain_kernels)
+    scale = module.kernel("scale", "Pif")
+    module.close()
+    assert driver.count("live_modules") == 0
+    with pytest.raises(DeviceError, match="this Kernel was closed"):
+        scale(stream, GRID, BLOCK, 0, 0, 1.0)
+
+
 def test_a_kernel_that_fails_shows_at_the_wait_and_ends_the_context(
     device: Device, driver: standin.Driver, plain_kernels: bytes
 ) -> None:
