@@ -156,6 +156,12 @@ def test_equal_logits_give_the_lowest_class_and_nan_never_wins(kernels: HostModu
             np.testing.assert_array_equal(found, by_definition(cells[0], input_wh))
 
 
+def test_centres_a_hair_below_a_border_of_cells_fall_short_of_it(kernels: HostModule) -> None:
+    """Where a pixel's cell, worked out in float32, is one too high: the remainder has to put it right."""
+    maps = np.arange(2048, dtype=np.int32)[None, None]
+    check(kernels, maps, (2048, 1), 2048, [(6037, 1)], "stretch")
+
+
 def test_padding_never_reaches_the_source(kernels: HostModule) -> None:
     placement = place((100, 50), (64, 64), "letterbox")
     maps = np.full((1, 64, 64), 9, np.uint8)
