@@ -29,6 +29,7 @@ _SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 1
 # Fields that hold values one by one, and the wire type of each.
 _VALUES = {4: FIXED32, 5: VARINT, 7: VARINT, 10: FIXED64, 11: VARINT}
 _LIMIT = 1 << 31
+_NOT_TEXT = "\ufffd"  # what decoding puts in place of bytes that are no text
 _NO_INPUTS = ("Constant", "RandomNormal", "RandomUniform")
 _INPUTS = {
     2: "Conv ConvTranspose Gemm MatMul Add Sub Mul Div Pow Mod QuantizeLinear DequantizeLinear Reshape Gather GatherND "
@@ -79,6 +80,8 @@ def _check_node(node: Node, known: set[str]) -> None:
         raise SessionError(f"{where} has no operator or no output; export the model again")
     if len(node.inputs) < least or "" in node.inputs[: min(least, 2)]:
         raise SessionError(f"{where} has the inputs {node.inputs}, expected at least {least}; export the model again")
+    if any(_NOT_TEXT in name for name in (node.name, node.operator, *node.inputs, *node.outputs)):
+        raise SessionError(f"{where} has a name that is not UTF-8; export the model again")
     unknown = [name for name in node.inputs if name not in known]
     if unknown:
         raise SessionError(f"{where} reads {unknown[0]!r}, which no earlier node makes; export the model again")

@@ -150,3 +150,9 @@ SOME = to_half(random_network(3)[0]).serialize()
 def test_damage_ends_in_a_refusal_or_is_none(noise: bytes, start: int, length: int) -> None:
     with contextlib.suppress(SessionError):
         check_structure(SOME[:start] + noise + SOME[start + length :])
+
+
+def test_names_that_are_no_text_are_refused() -> None:
+    data = sound().SerializeToString().replace(b"relu", b"re\xe2u")
+    with pytest.raises(SessionError, match="a name that is not UTF-8"):
+        check_structure(data)
