@@ -33,11 +33,12 @@ class FailedBuildError(BuildError):
 
     Attributes:
         nodes: ONNX names of the INT8 nodes that the builder blamed.
+        spared: whether other nodes could stay in INT8.
     """
 
-    def __init__(self, message: str, nodes: tuple[str, ...]) -> None:
+    def __init__(self, message: str, nodes: tuple[str, ...], candidates: frozenset[str]) -> None:
         super().__init__(message)
-        self.nodes = nodes
+        self.nodes, self.spared = nodes, len(nodes) < len(candidates)
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,10 @@ def build_graph(
         plan = run_build(api, builder, network.handle, config, progress, current)
     if plan is None:
         said = [*logger.records.errors, *recorder.records.errors]
-        blamed = failing_nodes(network, said, _in_int8(api, network, attempt))
+        candidates = _in_int8(api, network, attempt)
+        blamed = failing_nodes(network, said, candidates)
         words = logger.records.said or recorder.records.said or " without saying why"
-        raise FailedBuildError(f"{api.title} read {attempt.name} but failed to build it{words}", blamed)
+        raise FailedBuildError(f"{api.title} read {attempt.name} but failed to build it{words}", blamed, candidates)
     cache.save()
     layers = parse_layers(logger.records.layers) or layers_of_plan(api, logger, plan)
     taken = set(attempt.avoid)
@@ -170,7 +172,7 @@ def _in_int8(api: Api, network: Network, attempt: Attempt) -> frozenset[str]:
     if attempt.precision != "int8":
         return frozenset()
     if not attempt.implicit:
-        return int8_nodes(api, network)
+        return int8_nodes(api, network)  # without those taken out before: they read no pair any more
     every = frozenset(node for layer in network.layers for node in onnx_nodes(layer))
     return every - attempt.float32 - set(attempt.avoid)
 

@@ -58,10 +58,6 @@ class Api:
         wanted = ("STRONGLY_TYPED",) if typed else () if self.strongly_typed else ("EXPLICIT_BATCH",)
         return sum(1 << int(getattr(flags, name)) for name in wanted)
 
-    def has_flag(self, name: str) -> bool:
-        """Whether `BuilderFlag` has a member of this name."""
-        return hasattr(self.module.BuilderFlag, name)
-
 
 def load_api(flavour: str) -> Api:
     """Import TensorRT.

@@ -109,7 +109,7 @@ def _try(api: Api, attempt: Attempt, options: BuildOptions, run: Run, reasons: l
         try:
             built = run(attempt, options)
         except FailedBuildError as failure:
-            blamed = tuple(node for node in failure.nodes if node not in attempt.avoid)
+            blamed = failure.nodes if failure.spared else ()
             taken = f"; taken out of INT8: {', '.join(blamed)}" if blamed else ""
             reasons.append(f"{rung}: {failure}{taken}")
             if not blamed:
