@@ -32,7 +32,7 @@ _RENAMED = {
 def tidy(text: str) -> str:
     """One spelling of a type for all generations of pybind and of the C++ namespaces it shows."""
     text = re.sub(r"(?:tensorrt\w*\.)+|nvinfer1::(?:v_\d_\d::)?|nvonnxparser::|collections\.abc\.", "", text)
-    text = re.sub(r"typing(?:_extensions)?\.", "", text)
+    text = re.sub(r"typing(?:_extensions)?\.|types\.", "", text)
     text = text.replace("ILogger::Severity", "Severity").replace("SupportsInt | SupportsIndex", "int")
     text = (
         re.sub(r"SupportsInt|SupportsIndex", "int", text).replace("SupportsFloat", "float").replace("Buffer", "buffer")

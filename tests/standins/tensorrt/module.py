@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.standins.tensorrt import builder, config, driver, network, parser, runtime, support
+from tests.standins.tensorrt import builder, config, context, driver, network, parser, runtime, support
 from tests.standins.tensorrt.binding import Bound, BoundEnum, make_class, make_enum, make_functions
 from tests.standins.tensorrt.facts import load
 from tests.standins.tensorrt.world import World
@@ -20,7 +20,7 @@ from tests.standins.tensorrt.world import World
 _ARITHMETIC = {"Severity"}
 _BEHAVIOURS: dict[str, type] = {
     name: behaviour
-    for module in (builder, config, network, parser, runtime, support)
+    for module in (builder, config, context, network, parser, runtime, support)
     for name, behaviour in vars(module).items()
     if isinstance(behaviour, type) and issubclass(behaviour, Bound) and behaviour is not Bound
 }

@@ -1,8 +1,10 @@
 """Ask a TensorRT module small questions that need no library behind it: `python probe.py MODULE [FOLDER]`.
 
-Run over the real bindings and over the stand-in, the answers must be the same. Needs numpy for one question only.
+Run over the real bindings and over the stand-in, the answers must be the same. Those about numpy are asked where it
+is installed.
 """
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -57,8 +59,6 @@ def answers(trt):
         "dims text": lambda: (str(trt.Dims((1, -1))), repr(trt.Dims((7,))), str(trt.Dims())),
         "named dims": lambda: tuple(trt.Dims3(1, 2, 3)),
         "volume": lambda: (trt.volume((2, 3)), trt.volume(trt.Dims((4, 5))), trt.volume(())),
-        "numpy types": lambda: [trt.nptype(trt.DataType(i)).__name__ for i in range(6)],
-        "numpy type of fp8": lambda: trt.nptype(trt.DataType.FP8),
         "type sizes": lambda: [trt.DataType(i).itemsize for i in range(6)],
         "a type by its short name": lambda: (trt.float16, trt.int8, trt.float32 == trt.DataType.FLOAT),
         "no constructor": lambda: trt.IBuilderConfig(),
@@ -84,6 +84,9 @@ def answers(trt):
         "wrong type of a property": lambda: write(trt.Logger(), "min_severity", 2),
         "unknown member": lambda: trt.Builder.max_speed,
     }
+    if importlib.util.find_spec("numpy") is not None:
+        questions["numpy types"] = lambda: [trt.nptype(trt.DataType(i)).__name__ for i in range(6)]
+        questions["numpy type of fp8"] = lambda: trt.nptype(trt.DataType.FP8)
     if hasattr(trt, "IInt8EntropyCalibrator2"):
 
         class Calibrator(trt.IInt8EntropyCalibrator2):
