@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevision.drawing import TINT, palette
+from edgevision.kernels.resident import resident
 
 if TYPE_CHECKING:
     from edgevision.cuda import Buffer, Device, Module, Stream
@@ -116,12 +117,4 @@ class CudaOverlay:
 
 def _upload_palette(device: Device) -> Buffer:
     """(256, 4) uint8: blue, green, red of every class number, and a zero."""
-    colours = np.pad(palette(), ((0, 0), (0, 1)))
-    buffer = device.allocate(colours.nbytes)
-    stream = device.stream()
-    try:
-        device.upload(buffer.address, colours, stream)
-        stream.synchronize()
-    finally:
-        stream.close()
-    return buffer
+    return resident(device, np.pad(palette(), ((0, 0), (0, 1))))

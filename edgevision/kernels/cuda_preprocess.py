@@ -17,6 +17,7 @@ from edgevision.frame import check_sides
 from edgevision.geometry import Placement, place
 from edgevision.kernels.fixed_point import taps
 from edgevision.kernels.picture import PICTURE, describe
+from edgevision.kernels.resident import resident
 from edgevision.manifest import Preprocess
 
 if TYPE_CHECKING:
@@ -69,17 +70,11 @@ class CudaPreprocessor:
         self._filled: set[int] = set()
         self._taps_bytes = 4 * (width + height)
         values = value_table(spec, self.dtype)
-        self._memory = device.allocate(batch * (PICTURE.itemsize + self._taps_bytes) + values.nbytes)
+        records = np.zeros(batch * (PICTURE.itemsize + self._taps_bytes), np.uint8)
+        self._memory = resident(device, np.concatenate([records, values.view(np.uint8)]))
         self.pictures_address = self._memory.address
         self._taps_address = self.pictures_address + batch * PICTURE.itemsize
         self._values_address = self._taps_address + batch * self._taps_bytes
-        stream = device.stream()
-        try:
-            device.fill(self.pictures_address, 0, batch * PICTURE.itemsize, stream)
-            device.upload(self._values_address, values, stream)
-            stream.synchronize()
-        finally:
-            stream.close()
 
     def place(
         self,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgevision.errors import UsageError
 from edgevision.kernels.bilinear import taps
+from edgevision.kernels.resident import resident
 
 if TYPE_CHECKING:
     from edgevision.cuda import Buffer, Device, Module, Stream
@@ -67,18 +68,15 @@ class CudaSemantic:
         self._taps_address = 0
         if has_map:
             return
-        self._memory.append(device.allocate(batch * height * width * size))
-        if map_hw == (height, width):
-            return
-        weights = np.concatenate([taps(map_hw[1], width), taps(map_hw[0], height)])
-        self._memory.append(device.allocate(weights.nbytes))
-        self._taps_address = self._memory[1].address
-        stream = device.stream()
         try:
-            device.upload(self._taps_address, weights, stream)
-            stream.synchronize()
-        finally:
-            stream.close()
+            self._memory.append(device.allocate(batch * height * width * size))
+            if map_hw != (height, width):
+                weights = np.concatenate([taps(map_hw[1], width), taps(map_hw[0], height)])
+                self._memory.append(resident(device, weights))
+                self._taps_address = self._memory[1].address
+        except BaseException:
+            self.close()
+            raise
 
     def __call__(self, output_address: int, pictures_address: int, result_address: int, stream: Stream) -> None:
         """Put the work on `stream`.

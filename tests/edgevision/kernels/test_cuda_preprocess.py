@@ -214,6 +214,20 @@ def test_slots_without_a_picture_are_padding(kernels: HostModule) -> None:
     assert (out[[0, 2]] == padding).all()
 
 
+def test_a_cleared_slot_is_padding_until_it_is_filled_again(kernels: HostModule) -> None:
+    chosen = spec(resize="letterbox")
+    preprocessor = CudaPreprocessor(HostDevice(), kernels, chosen, 2)
+    picture = planes((40, 40), "bgr")
+    for index in range(2):
+        picture.place(preprocessor, index)
+    preprocessor.clear(1, None)
+    out = run(preprocessor)
+    np.testing.assert_array_equal(out[:1], expected(chosen, [picture], "float32"))
+    np.testing.assert_array_equal(out[1], run(CudaPreprocessor(HostDevice(), kernels, chosen))[0])
+    picture.place(preprocessor, 1)
+    np.testing.assert_array_equal(run(preprocessor), expected(chosen, [picture] * 2, "float32"))
+
+
 class CountingDevice(HostDevice):
     uploads = 0
 
