@@ -75,7 +75,7 @@ class Engine:
             # An engine does not keep its runtime alive.
             self._runtime, self._engine = runtime, engine
             try:
-                self.inputs, self.outputs, self.batch, self.open_shape = _tensors(api, engine)
+                self.inputs, self.outputs, self.batch, self.open_shape = _tensors(api, engine, self._records)
             except BaseException:
                 self.close()
                 raise
@@ -183,7 +183,7 @@ class EngineContext:
 
 
 def _tensors(
-    api: Api, engine: ICudaEngine
+    api: Api, engine: ICudaEngine, records: Records
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], tuple[int, int, int], bool]:
     """Inputs and outputs at the largest batch; the smallest, preferred and largest batch; whether it is open."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -191,7 +191,9 @@ def _tensors(
     ins = [name for name in names if modes[name] == api.module.TensorIOMode.INPUT]
     context: IExecutionContext = engine.create_execution_context()
     if context is None:
-        raise SessionError(f"{api.title} cannot open an execution context; close other models to free memory")
+        raise SessionError(
+            f"{api.title} cannot open an execution context{records.said}; if memory is short, close other models"
+        )
     batch: tuple[int, int, int] | None = None
     shapes: dict[str, tuple[int, ...]] = {}
     for name in ins:
