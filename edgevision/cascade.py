@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +139,10 @@ class CascadeLane:
 
     def _decide(self, boxes: NDArray[np.float32], scores: NDArray[np.float32], proposals: Detections) -> Detections:
         rows, confidence, class_id = keep(boxes, scores, self._nms, self._thresholds)
-        data = {"proposal_confidence": proposals.confidence[rows], "proposal_class_id": proposals.class_id[rows]}
+        data: dict[str, NDArray[Any]] = {
+            "proposal_confidence": proposals.confidence[rows],
+            "proposal_class_id": proposals.class_id[rows],
+        }
         return Detections(boxes[rows], confidence, class_id, self._names, data=data)
 
     def close(self) -> None:
