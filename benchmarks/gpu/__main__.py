@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
         },
         "means_something": not args.quick,
     }
-    steps = {
+    steps: dict[str, Callable[[], Any]] = {
         "checks": lambda: [check.to_json() for check in checks.run(bench)],
         "sanitizer": lambda: sanitizer.run(args.device),
         "preprocess": lambda: speed.preprocessing(bench),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.bench import Bench, Way
 from benchmarks.gpu.checks import crowd, expected_detections, tensor_of
 from benchmarks.gpu.speed import NMS
 from edgevision.kernels.compile import find_compiler
@@ -106,10 +106,14 @@ def run(bench: Bench) -> dict[str, Any]:
             "graph": _latency(bench, lambda: graph.launch(stream)),
             "eager": _latency(bench, frame),
         },
-        "stages_ms": bench.device_ms({name: (lambda turn, stage=stage: stage(), 1) for name, stage in stages.items()}),
+        "stages_ms": bench.device_ms({name: (_every_turn(stage), 1) for name, stage in stages.items()}),
     }
     bench.release()
     return report
+
+
+def _every_turn(stage: Callable[[], None]) -> Way:
+    return lambda turn: stage()
 
 
 def _stand_in(bench: Bench) -> Any:

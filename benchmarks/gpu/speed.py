@@ -6,7 +6,9 @@ this GPU's memory (bytes read plus bytes written). Pictures and tensors are so m
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -167,20 +169,10 @@ def suppression(bench: Bench) -> list[Row]:
         result = bench.allocate(kernel.result_nbytes)
         given = bench.put(boxes).address, bench.put(scores).address, bench.put(record[None]).address
 
-        def eager(kernel: CudaNms = kernel, addresses: Any = (*given, result.address)) -> None:
-            kernel(*addresses, bench.stream)
-            bench.stream.synchronize()
-
-        def queue(kernel: CudaNms = kernel, addresses: Any = (*given, result.address)) -> None:
-            kernel(*addresses, bench.stream)
-
+        queue = functools.partial(kernel, *given, result.address, bench.stream)
         graph = bench.keep(bench.device.capture(bench.stream, queue))
-
-        def replay(graph: Any = graph) -> None:
-            graph.launch(bench.stream)
-            bench.stream.synchronize()
-
-        ways: dict[str, Any] = {"graph": replay, "eager": eager}
+        replay = functools.partial(graph.launch, bench.stream)
+        ways = {"graph": _awaited(bench, replay), "eager": _awaited(bench, queue)}
         if usable("torchvision"):
             ways["torchvision"] = _torchvision_nms(boxes, scores)
         times = bench.wall_ms(ways)
@@ -191,6 +183,16 @@ def suppression(bench: Bench) -> list[Row]:
         rows.append(row)
         bench.release()
     return rows
+
+
+def _awaited(bench: Bench, queue: Callable[[], None]) -> Callable[[], Any]:
+    """Put work on the stream and wait for it."""
+
+    def way() -> None:
+        queue()
+        bench.stream.synchronize()
+
+    return way
 
 
 def _torchvision_nms(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> Any:
@@ -233,9 +235,7 @@ def torch_preprocessing(bench: Bench) -> list[Row]:
         border = [ox, input_wh[0] - cw - ox, oy, input_wh[1] - ch - oy]
         pictures = torch.from_numpy(noise).cuda()
 
-        def ours(preprocessor: CudaPreprocessor = preprocessor, address: int = tensor.address) -> None:
-            preprocessor(address, bench.stream)
-            bench.stream.synchronize()
+        ours = _awaited(bench, functools.partial(preprocessor, tensor.address, bench.stream))
 
         def theirs(pictures: Any = pictures, size: Any = (ch, cw), border: Any = border) -> Any:
             planes = pictures.permute(0, 3, 1, 2).flip(1).float()
