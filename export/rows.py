@@ -34,3 +34,25 @@ def split_rows(decode: Decode, rows: str, widths: Sequence[int]) -> list[str]:
     """The columns of [1,N,sum of widths], part by part."""
     sizes = decode.constant("columns", np.array(widths))
     return decode.node("Split", rows, sizes, stem="parts", outputs=len(widths), axis=2)
+
+
+def map_rows(decode: Decode, tensor: str, columns: int, *, channels_last: bool = False) -> str:
+    """A map [1,A*columns,h,w] (or [1,h,w,A*columns]) as rows [1,h*w*A,columns], cell by cell."""
+    last = tensor if channels_last else decode.op("Transpose", tensor, stem="map/cells", perm=[0, 2, 3, 1])
+    return decode.op("Reshape", last, decode.constant("map/shape", np.array([0, -1, columns])), stem="map/rows")
+
+
+def maps_by_stride(model: SourceModel, strides: Sequence[int]) -> dict[int, list[str]] | Refusal:
+    """The outputs as float32 maps [1,C,h,w], those of one stride together; each of `strides` must have some."""
+    graph, (width, height) = model.graph, model.image.wh
+    found: dict[int, list[str]] = {stride: [] for stride in strides}
+    sizes = {(-(-height // stride), -(-width // stride)): stride for stride in strides}
+    for name in graph.outputs:
+        shape = graph.shape(name) or ()
+        stride = sizes.get(shape[2:]) if len(shape) == 4 and shape[0] == 1 else None
+        if stride is None or graph.dtype(name) != onnx.TensorProto.FLOAT:
+            return Refusal(f"expected float32 maps [1,C,h,w] of the strides {list(strides)}, got {name} {list(shape)}")
+        found[stride].append(name)
+    if len(sizes) != len(strides) or not all(found.values()):
+        return Refusal(f"expected maps of each of the strides {list(strides)}, got {found}")
+    return found
