@@ -63,13 +63,23 @@ def open_target(api: Api, index: int) -> Target:
     return Target(api, open_device(index))
 
 
+def here(target: Target) -> dict[str, Any]:
+    """This machine's part of a plan's key."""
+    api, device = target.api, target.device
+    return {
+        "runtime": api.flavour,
+        "version": api.version,
+        "gpu": device.name,
+        "sm": device.sm,
+        "board": board_facts()["l4t"] or "",
+    }
+
+
 def plan_key(target: Target, bundle: Bundle, options: BuildOptions) -> PlanKey:
     """What a plan of this bundle must fit on this machine."""
     files = bundle.manifest.files
     graphs = {name: files[name].sha256 for name in graphs_of(bundle.manifest, options)}
-    api, device = target.api, target.device
-    board = board_facts()["l4t"] or ""
-    return PlanKey(graphs, api.flavour, api.version, device.name, device.sm, board, options)
+    return PlanKey(graphs=graphs, options=options, **here(target))
 
 
 def obtain_plan(

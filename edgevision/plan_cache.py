@@ -80,6 +80,15 @@ class PlanCache:
         """The file where builders of this key's TensorRT and GPU may keep what they measured."""
         return self.folder / f"{key.file_stem.partition('-sm')[0]}-sm{key.sm}.timing"
 
+    def find(self, plan_sha256: str) -> PlanFacts | None:
+        """What is known about a plan of this content, wherever it was copied to; None: it was not built here."""
+        for path in sorted(self.folder.glob("*.plan")):
+            with contextlib.suppress(OSError, ValueError):
+                facts = read_facts(path)
+                if facts.plan_sha256 == plan_sha256:
+                    return facts
+        return None
+
     def get_or_build(self, key: PlanKey, build: Callable[[], BuiltPlan], *, refresh: bool = False) -> CachedPlan:
         """The plan of `key`: from the folder, or built now and put there.
 

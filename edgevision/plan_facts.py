@@ -139,13 +139,17 @@ class PlanFacts:
 
     def misfits(self, key: PlanKey) -> list[str]:
         """Why the plan does not fit where `key` is wanted; empty where it does."""
-        wanted, held = _flat(key.words()), _flat(self.key)
-        names = [*wanted, *(name for name in held if name not in wanted)]
-        return [
-            f"built for {name} {held.get(name)}, wanted is {wanted.get(name)}"
-            for name in names
-            if name not in wanted or name not in held or held[name] != wanted[name]
-        ]
+        return differences(self.key, key.words())
+
+
+def differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What of a plan's key is not as wanted, in words."""
+    mine, theirs = _flat(held), _flat(wanted)
+    return [
+        f"built for {name} {mine.get(name)}, wanted is {theirs.get(name)}"
+        for name in dict.fromkeys([*theirs, *mine])
+        if name not in theirs or name not in mine or mine[name] != theirs[name]
+    ]
 
 
 def _flat(words: Mapping[str, Any]) -> dict[str, Any]:

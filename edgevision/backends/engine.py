@@ -6,9 +6,8 @@ touches the GPU does so in the device's primary context, from whatever thread it
 
 from __future__ import annotations
 
-import json
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgevision.backends.base import TensorSpec
 from edgevision.backends.tensorrt_api import Api, Records, open_logger, open_recorder
@@ -97,16 +96,6 @@ class Engine:
                 )
             recorder = open_recorder(self._api)
             return EngineContext(self, context, recorder, recorder.records)
-
-    def layers(self) -> list[dict[str, Any]]:
-        """What EngineInspector tells of each layer: with detailed profiling an object, otherwise just its `Name`."""
-        with self._lock, self.device.current():
-            if self._engine is None:
-                raise SessionError("this engine is closed; load the model again")
-            inspector = self._engine.create_engine_inspector()
-            text = inspector.get_engine_information(self._api.module.LayerInformationFormat.JSON)
-        layers = json.loads(text).get("Layers", [])
-        return [layer if isinstance(layer, dict) else {"Name": layer} for layer in layers]
 
     def close(self) -> None:
         """Free it; contexts must be closed before. May be called twice."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from edgevision.bundle import Bundle
 from edgevision.cli.output import finish, table
+from edgevision.cli.plan_info import describe_plan
 from edgevision.errors import UsageError
 from edgevision.optional import require
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if start[:2] == _ZIP or path.suffix == ".edge":
         data, text = _bundle(path)
     elif plan is not None:
-        data, text = _describe_plan(path, *plan)
+        data, text = describe_plan(path, *plan)
     else:
         data, text = _model(path)
     finish(args, data, text)
@@ -133,25 +133,6 @@ def _plan(start: bytes) -> tuple[str, dict[str, Any]] | None:
             wrapper = {}
         return _PLANS[start[4 + length : 8 + length]], wrapper
     return None
-
-
-def _describe_plan(path: Path, runtime: str, wrapper: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    size = path.stat().st_size
-    data = {"kind": "plan", "runtime": runtime, "bytes": size, "sha256": digest.hexdigest(), "wrapper": wrapper}
-    lines = [
-        f"{path}: a {runtime} plan, {size} bytes, sha256 {digest.hexdigest()[:16]}",
-        "A plan runs on the GPU model and the exact TensorRT version it was built with; it does not say more without "
-        "that version. Build it anew from its bundle with: edgevision build BUNDLE",
-    ]
-    if wrapper:
-        lines.append(
-            f"wrapped by Ultralytics ({4 + len(json.dumps(wrapper))} bytes or so before the plan): {_pairs(wrapper)}"
-        )
-    return data, "\n".join(lines)
 
 
 def _input_line(preprocess: Mapping[str, Any]) -> str:

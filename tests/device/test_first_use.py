@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -74,7 +76,7 @@ def bundle(tmp_path: Path) -> Path:
 def files(home: Path) -> Iterator[Path]:
     """The folder of plans, in which nobody may leave half a file."""
     yield home / "plans"
-    assert {path.suffix for path in (home / "plans").iterdir()} <= {".plan", ".json", ".timing"}
+    assert {path.suffix for path in (home / "plans").iterdir()} <= {".plan", ".json", ".timing", ".lock"}
 
 
 def test_killed_during_a_build_the_next_start_builds(bundle: Path, files: Path) -> None:
