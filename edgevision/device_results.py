@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from edgevision.backends.base import TensorSpec
 from edgevision.geometry import Placement
+from edgevision.kernels.cpu import assemble
 from edgevision.manifest import Manifest
-from edgevision.postprocess import Postprocess, Selection, has_class_map, open_postprocess
+from edgevision.postprocess import Postprocess, Selection, has_class_map, open_postprocess, source_keypoints
 from edgevision.results import Detections, Result, SegmentationMap
 
 if TYPE_CHECKING:
     from edgevision.cuda import Buffer, Device, Module, Pinned, Stream
-    from edgevision.kernels.cuda_nms import DetectionArrays
+    from edgevision.kernels.cuda_nms import CudaNms, DetectionArrays
 
 
 class HostArray:
@@ -61,6 +62,39 @@ class HostArray:
         self._pinned.close()
         if self._buffer is not None:
             self._buffer.close()
+
+
+class HostTensors:
+    """Whole tensors on their way to the host.
+
+    Attributes:
+        arrays: by name, in page-locked memory: overwritten by the next fetch.
+    """
+
+    def __init__(self, device: Device, tensors: Mapping[str, tuple[TensorSpec, int]]) -> None:
+        """`tensors`: name -> what it is, and its address."""
+        self._device = device
+        self._pairs: list[tuple[Pinned, int]] = []
+        self.arrays: dict[str, NDArray[Any]] = {}
+        try:
+            for name, (spec, address) in tensors.items():
+                self._pairs.append((device.pinned(spec.shape, np.dtype(spec.dtype)), address))
+                self.arrays[name] = self._pairs[-1][0].array
+        except BaseException:
+            self.close()
+            raise
+
+    def fetch(self, stream: Stream) -> None:
+        """Enqueue the copies."""
+        for pinned, address in self._pairs:
+            self._device.download(pinned.array, address, stream)
+
+    def close(self) -> None:
+        """Free the memory; may be called twice."""
+        self.arrays = {}
+        for pinned, _ in self._pairs:
+            pinned.close()
+        self._pairs = []
 
 
 class Finish(Protocol):
@@ -117,15 +151,13 @@ def open_finish(
         if not has_map or (specs[0].dtype == "uint8") == (len(manifest.labels) <= 255):
             return ClassFinish(device, module, manifest, has_map, outputs, pictures_address, input_wh)
     postprocess = open_postprocess(manifest, specs, selection)
-    if manifest.task == "detection" and selection is not None:
+    if selection is not None:
         return BoxFinish(device, module, manifest, selection, outputs, pictures_address)
     return HostFinish(device, manifest, postprocess, outputs)
 
 
 class BoxFinish:
-    """Threshold, NMS and boxes in source pixels, on the device."""
-
-    note = ""
+    """Threshold, NMS and boxes in source pixels on the device; masks and keypoints of what stays on the host."""
 
     def __init__(
         self,
@@ -139,18 +171,26 @@ class BoxFinish:
         from edgevision.kernels.cuda_nms import CudaNms
 
         self.generation = 0
+        self.note = "masks are assembled on the CPU" if manifest.task == "instance" else ""
         boxes = outputs["boxes"][0]
         # A network without duplicates also gives classes.
         self._classes = outputs["class_ids"][1] if "class_ids" in outputs else 0
         self._boxes, self._scores = outputs["boxes"][1], outputs["scores"][1]
         self._pictures, self._names = pictures_address, manifest.labels
-        self._nms = CudaNms(device, module, boxes.shape[1], selection.nms, selection.thresholds, boxes.shape[0])
+        self._found: DetectionArrays | None = None
+        self._open: list[CudaNms | HostArray | HostTensors] = []
         try:
+            self._nms = CudaNms(device, module, boxes.shape[1], selection.nms, selection.thresholds, boxes.shape[0])
+            self._open.append(self._nms)
             self._host = HostArray(device, self._nms.result_nbytes)
+            self._open.append(self._host)
+            belongings = ("keypoints", "mask_coefficients", "mask_prototypes")
+            self._tensors = HostTensors(device, {name: outputs[name] for name in belongings if name in outputs})
+            self._open.append(self._tensors)
         except BaseException:
-            self._nms.close()
+            self.close()
             raise
-        self._found: DetectionArrays | None = self._nms.split(self._host.array)
+        self._found = self._nms.split(self._host.array)
 
     def fit(self, placements: Sequence[Placement]) -> None: ...
 
@@ -159,24 +199,33 @@ class BoxFinish:
 
     def fetch(self, stream: Stream) -> None:
         self._host.fetch(self._host.nbytes, stream)
+        self._tensors.fetch(stream)
 
     def results(self, placements: Sequence[Placement]) -> list[Result]:
-        found = self._found
+        return [self._detections(i, placement) for i, placement in enumerate(placements)]
+
+    def _detections(self, index: int, placement: Placement) -> Detections:
+        found, tensors = self._found, self._tensors.arrays
         assert found is not None
-        return [
-            Detections(
-                found.detection_boxes[i, :n].copy(),
-                found.detection_scores[i, :n].copy(),
-                found.detection_classes[i, :n].astype(np.int64),
-                self._names,
-            )
-            for i, n in enumerate(found.num_detections[: len(placements)].tolist())
-        ]
+        kept = np.s_[index, : found.num_detections[index]]
+        detections = Detections(
+            found.detection_boxes[kept].copy(),
+            found.detection_scores[kept].copy(),
+            found.detection_classes[kept].astype(np.int64),
+            self._names,
+        )
+        rows = found.detection_rows[kept]
+        if "keypoints" in tensors:
+            detections.keypoints = source_keypoints(tensors["keypoints"][index][rows], placement)
+        if "mask_prototypes" in tensors:
+            prototypes, coefficients = tensors["mask_prototypes"][index], tensors["mask_coefficients"][index][rows]
+            detections.mask = assemble(prototypes, coefficients, detections.xyxy, placement, placement.source_wh)
+        return detections
 
     def close(self) -> None:
         self._found = None  # page-locked memory lives as long as a view of it
-        self._nms.close()
-        self._host.close()
+        for handle in reversed(self._open):
+            handle.close()
 
 
 class ClassFinish:
@@ -246,36 +295,25 @@ class HostFinish:
         outputs: Mapping[str, tuple[TensorSpec, int]],
     ) -> None:
         self.generation = 0
-        self.note = f"{manifest.task} is finished on the CPU, from all of the network's outputs"
-        self._device, self._postprocess = device, postprocess
-        self._pairs: list[tuple[Pinned, int]] = []
-        self._arrays: dict[str, NDArray[Any]] = {}
-        try:
-            for spec, address in outputs.values():
-                self._pairs.append((device.pinned(spec.shape, np.dtype(spec.dtype)), address))
-        except BaseException:
-            self.close()
-            raise
-        self._arrays = {name: pinned.array for name, (pinned, _) in zip(outputs, self._pairs, strict=True)}
+        # A classifier's outputs are its result.
+        self.note = "" if manifest.task == "classification" else f"{manifest.task} is finished on the CPU"
+        self._postprocess, self._tensors = postprocess, HostTensors(device, outputs)
 
     def fit(self, placements: Sequence[Placement]) -> None: ...
 
     def launch(self, stream: Stream) -> None: ...
 
     def fetch(self, stream: Stream) -> None:
-        for pinned, address in self._pairs:
-            self._device.download(pinned.array, address, stream)
+        self._tensors.fetch(stream)
 
     def results(self, placements: Sequence[Placement]) -> list[Result]:
         return [
-            self._postprocess({name: array[i : i + 1] for name, array in self._arrays.items()}, placement)
+            self._postprocess({name: array[i : i + 1] for name, array in self._tensors.arrays.items()}, placement)
             for i, placement in enumerate(placements)
         ]
 
     def close(self) -> None:
-        self._arrays = {}
-        for pinned, _ in self._pairs:
-            pinned.close()
+        self._tensors.close()
 
 
 def one_picture(specs: Sequence[TensorSpec]) -> list[TensorSpec]:

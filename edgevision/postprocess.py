@@ -161,14 +161,14 @@ class DetectionPostprocess:
             rows, xyxy, confidence, class_id = rows[inside], xyxy[inside], confidence[inside], class_id[inside]
         found = Detections(xyxy, confidence, class_id, self._names)
         if self._has_keypoints:
-            found.keypoints = _keypoints(outputs["keypoints"][0][rows], placement)
+            found.keypoints = source_keypoints(outputs["keypoints"][0][rows], placement)
         if self._has_masks:
             prototypes, coefficients = outputs["mask_prototypes"][0], outputs["mask_coefficients"][0][rows]
             found.mask = assemble(prototypes, coefficients, xyxy, placement, placement.source_wh)
         return found
 
 
-def _keypoints(points: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+def source_keypoints(points: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
     """(n, p, 3): points of (n, p, 2 or 3) in source pixels, with their confidence or 1."""
     full = np.ones((*points.shape[:2], 3), np.float32)
     full[..., : points.shape[2]] = points

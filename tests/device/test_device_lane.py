@@ -105,7 +105,10 @@ class TestResults:
         with gpu(detector) as model:
             same(model(part), model(np.ascontiguousarray(part)))
 
-    @pytest.mark.parametrize(("suppression", "task"), [("greedy", "keypoints"), ("none", "detection")])
+    @pytest.mark.parametrize(
+        ("suppression", "task"),
+        [("greedy", "keypoints"), ("none", "detection"), ("greedy", "instance"), ("none", "instance")],
+    )
     def test_the_other_tasks_with_boxes(self, trt: Standin, tmp_path: Path, suppression: str, task: str) -> None:
         path = other_task(tmp_path, suppression, task)
         with gpu(path) as model, edgevision.load(path, backend="cpu") as cpu:
@@ -116,11 +119,14 @@ class TestResults:
                 assert len(found)
                 if task == "keypoints":
                     np.testing.assert_array_equal(found.keypoints, wanted.keypoints)
-        assert bool(model.facts()["notes"]) == (task == "keypoints")
+                if task == "instance":
+                    np.testing.assert_array_equal(found.mask, wanted.mask)
+                    assert wanted.mask.any()
+        assert bool(model.facts()["notes"]) == (task == "instance")
 
 
 def other_task(folder: Path, suppression: str, task: str) -> Path:
-    """A bundle whose detector also gives the centre of each cell, or only each cell's best class."""
+    """A bundle whose detector also gives the centre or a mask of each cell, or only each cell's best class."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -131,6 +137,14 @@ def other_task(folder: Path, suppression: str, task: str) -> Path:
         graph.graph.initializer.append(numpy_helper.from_array(centres.astype(np.float32), "centres"))
         graph.graph.node.append(helper.make_node("Identity", ["centres"], ["keypoints"]))
         graph.graph.output.append(helper.make_tensor_value_info("keypoints", TensorProto.FLOAT, centres.shape))
+    extras: list[Any] = []
+    if task == "instance":
+        rows, random = graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value, np.random.default_rng(0)
+        for name, shape in (("mask_coefficients", (1, rows, 4)), ("mask_prototypes", (1, 4, 12, 16))):
+            numbers = random.normal(size=shape).astype(np.float32)
+            graph.graph.initializer.append(numpy_helper.from_array(numbers, f"constant_{name}"))
+            graph.graph.node.append(helper.make_node("Identity", [f"constant_{name}"], [name]))
+            extras.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     if suppression == "none":
         for node in graph.graph.node:
             node.output[:] = ["all_scores" if name == "scores" else name for name in node.output]
@@ -148,6 +162,7 @@ def other_task(folder: Path, suppression: str, task: str) -> Path:
         graph.graph.output.append(helper.make_tensor_value_info("class_ids", TensorProto.INT32, [1, rows]))
         graph.opset_import[0].version = 18
         graph.ir_version = 8
+    graph.graph.output.extend(extras)
     manifest = detector_manifest(task=task, nms=Nms(0.5, 0.4, suppression=suppression))
     path = folder / "m.edge"
     write_bundle(path, manifest, {"model.onnx": graph.SerializeToString()})
