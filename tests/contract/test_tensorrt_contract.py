@@ -20,6 +20,8 @@ from tests.contract.usage import all_apis, check, collect, has, product, somewhe
 from tests.standins.tensorrt import bindings, facts, probe, versions
 from tests.standins.tensorrt.facts import Api
 
+pytestmark = pytest.mark.smoke
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = product(ROOT)
 USES, PROBLEMS = collect(FILES)
