@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edgevision.export.box_coding import append_product, corners, halves
 from edgevision.export.decode import Decode, mark_decode
@@ -64,9 +65,10 @@ class FastestdetHead:
         centre, size = halves(decode, box)
         wide, high = model.image.wh
         step = np.array([wide / columns, high / rows])
-        grid = np.stack(np.mgrid[:rows, :columns].reshape(2, -1)[::-1], axis=1) * step
+        y, x = np.mgrid[:rows, :columns].reshape(2, -1)
+        grid = np.stack([x, y], axis=1) * step
 
-        def constant(stem: str, value: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> str:
+        def constant(stem: str, value: NDArray[np.float64]) -> str:
             return decode.constant(f"boxes/{stem}", value.astype(np.float32))
 
         shift = decode.op("Mul", decode.op("Tanh", centre, stem="boxes/tanh"), constant("cell", step), stem="boxes/xy")

@@ -23,6 +23,7 @@ from edgevision.export.decode import Decode, mark_decode
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel, choice
 from edgevision.export.output_structure import class_activation, decoded_unit
 from edgevision.export.priors import FORMATS, detect_format, read_priors, to_centres
+from edgevision.export.rows import locations
 from edgevision.manifest import Nms
 
 T = TypeVar("T")
@@ -237,6 +238,8 @@ def find_outputs(model: SourceModel) -> Match | Refusal:
     if class_activation(graph, boxes[0]) == "Sigmoid" and not model.chosen:
         return Refusal(f"output {boxes[0]!r} ends in a Sigmoid, as set prediction (DETR) does, not in offsets")
     priors = [name for name in constant if np.size(graph.constants[name]) == 4 * rows[0]]
+    if not (model.chosen or priors or model.config.priors) and rows[0] == 9 * locations(model, (8, 16, 32, 64, 128)):
+        return Refusal("nine anchors per cell of strides 8 to 128 are RetinaNet's", "--family ssd with --priors if not")
     return Match(
         f"outputs {scores!r} {list(live[scores])} and {boxes[0]!r} {list(live[boxes[0]])}"
         + (f", priors in {priors[0]!r}" if priors else ""),

@@ -33,7 +33,7 @@ def features(b: Builder, strides: tuple[int, ...]) -> list[str]:
 
 
 def prepared_outputs(
-    model: onnx.ModelProto, seed: int, family: str, **config: Any
+    model: onnx.ModelProto, seed: int, family: str, /, **config: Any
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """The model's own outputs and the normal form's, for one random picture; the family must be found unaided."""
     image = picture_tensor(model, seed)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgevision.errors import ModelError
+from edgevision.errors import ModelError, UnknownFamilyError
 from edgevision.export import ExportConfig, prepare
 from edgevision.kernels.cpu import suppress
 from tests.export.builders import Builder
@@ -172,3 +172,236 @@ def test_fastestdet(seed: int, score: str | None) -> None:
         boxes.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
         scores.append([sure * c if score else sure**0.6 * c**0.4 for c in classes])
     check(got, boxes, scores)
+
+
+# RTMDet ----------------------------------------------------------------------------------------------------------
+
+
+def rtmdet_model(form: str) -> onnx.ModelProto:
+    """`maps` and `rows` as open-mmlab/mmdetection writes them, `raw` as open-mmlab/mmyolo does."""
+    b = Builder(55)
+    joined, names = [], []
+    for feature, stride in zip(features(b, (8, 16, 32)), (8, 16, 32), strict=True):
+        x = b.conv(feature, 12, CLASSES, kernel=1, gain=3)
+        d = b.conv(feature, 12, 4, kernel=1, gain=3)
+        if form != "raw":
+            d = b.op("Mul", d, b.constant(np.float32(stride)))
+        if form == "rows":
+            both = b.op("Concat", b.op("Sigmoid", x), d, axis=1)
+            joined.append(b.op("Reshape", both, b.constant(np.array([1, CLASSES + 4, -1]))))
+        else:
+            names += [b.op("Identity", x, out=f"cls_{stride}"), b.op("Identity", d, out=f"bbox_{stride}")]
+    if form == "rows":
+        b.op("Transpose", b.op("Concat", *joined, axis=2), perm=[0, 2, 1], out="output")
+        names = ["output"]
+    return b.model({"image": [1, 3, *HW]}, names)
+
+
+@pytest.mark.parametrize("form", ["maps", "rows", "raw"])
+@pytest.mark.parametrize("seed", range(2))
+def test_rtmdet(seed: int, form: str) -> None:
+    config = {"family": "rtmdet"} if form == "raw" else {}
+    raw, got = prepared_outputs(rtmdet_model(form), seed, "rtmdet", **config)
+    rows = iter(raw["output"][0].astype(float)) if form == "rows" else None
+    boxes, scores = [], []
+    for stride in (8, 16, 32):
+        for x, y in each_cell(stride):
+            if rows is not None:
+                *classes, left, top, right, bottom = next(rows)
+            else:
+                classes = list(sigmoid(raw[f"cls_{stride}"][0, :, y, x].astype(float)))
+                left, top, right, bottom = raw[f"bbox_{stride}"][0, :, y, x].astype(float)
+                left, top, right, bottom = (v * (stride if form == "raw" else 1) for v in (left, top, right, bottom))
+            boxes.append([x * stride - left, y * stride - top, x * stride + right, y * stride + bottom])
+            scores.append(classes)
+    check(got, boxes, scores)
+
+
+def test_distances_in_an_unseen_unit_are_not_taken_for_rtmdet() -> None:
+    with pytest.raises(UnknownFamilyError, match="--family rtmdet"):
+        prepare(rtmdet_model("raw").SerializeToString(), ExportConfig(precision="fp32"))
+
+
+# RetinaNet, FCOS, EfficientDet -----------------------------------------------------------------------------------
+
+PYRAMID = (8, 16, 32, 64, 128)
+
+
+def pyramid_model(parts: dict[str, int], per_cell: int) -> onnx.ModelProto:
+    """torchvision's heads: the maps of five strides as rows, one below the other."""
+    b = Builder(56)
+    maps = features(b, PYRAMID)
+    for name, width in parts.items():
+        levels = []
+        for feature in maps:
+            raw = b.conv(feature, 12, per_cell * width, kernel=1, gain=0.5 if width == 4 else 1.5)
+            last = b.op("Transpose", raw, perm=[0, 2, 3, 1])
+            levels.append(b.op("Reshape", last, b.constant(np.array([1, -1, width]))))
+        b.op("Concat", *levels, axis=1, out=name)
+    return b.model({"image": [1, 3, *HW]}, list(parts))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_retinanet(seed: int) -> None:
+    model = pyramid_model({"cls_logits": CLASSES, "bbox_regression": 4}, 9)
+    raw, got = prepared_outputs(model, seed, "retinanet")
+    offsets = iter(raw["bbox_regression"][0].astype(float))
+    boxes = []
+    for stride in PYRAMID:
+        rows, columns = math.ceil(HW[0] / stride), math.ceil(HW[1] / stride)
+        for y in range(rows):
+            for x in range(columns):
+                for ratio in (0.5, 1.0, 2.0):  # height to width
+                    for third in range(3):
+                        size = int(4 * stride * 2 ** (third / 3))
+                        w, h = (2 * round(side / 2) for side in (size / math.sqrt(ratio), size * math.sqrt(ratio)))
+                        dx, dy, dw, dh = next(offsets)
+                        cx, cy = x * (HW[1] // columns) + dx * w, y * (HW[0] // rows) + dy * h
+                        w, h = w * math.exp(dw), h * math.exp(dh)
+                        boxes.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+    check(got, boxes, sigmoid(raw["cls_logits"][0].astype(float)).tolist())
+
+
+@pytest.mark.parametrize("classes", [1, 3, 4])
+@pytest.mark.parametrize("seed", range(2))
+def test_fcos(seed: int, classes: int) -> None:
+    model = pyramid_model({"cls_logits": classes, "bbox_regression": 4, "bbox_ctrness": 1}, 1)
+    raw, got = prepared_outputs(model, seed, "fcos")
+    logits, distances, centre = (
+        raw[name][0].astype(float) for name in ("cls_logits", "bbox_regression", "bbox_ctrness")
+    )
+    boxes, scores, i = [], [], 0
+    for stride in PYRAMID:
+        rows, columns = math.ceil(HW[0] / stride), math.ceil(HW[1] / stride)
+        for y in range(rows):
+            for x in range(columns):
+                cx, cy = x * (HW[1] // columns), y * (HW[0] // rows)
+                left, top, right, bottom = distances[i] * stride
+                boxes.append([cx - left, cy - top, cx + right, cy + bottom])
+                scores.append(list(np.sqrt(sigmoid(logits[i]) * sigmoid(centre[i]))))
+                i += 1
+    check(got, boxes, scores)
+
+
+def test_nine_anchors_per_cell_need_a_name() -> None:
+    data = pyramid_model({"labels": CLASSES, "offsets": 4}, 9).SerializeToString()
+    with pytest.raises(UnknownFamilyError, match="--family retinanet"):
+        prepare(data, ExportConfig(precision="fp32"))
+    assert prepare(data, ExportConfig(precision="fp32", family="retinanet")).family == "retinanet"
+
+
+def efficientdet_model() -> onnx.ModelProto:
+    b = Builder(57)
+    maps = features(b, PYRAMID)
+    names = []
+    for part, width, gain in (("class", CLASSES, 3), ("box", 4, 0.5)):
+        for level, feature in enumerate(maps, 3):
+            raw = b.conv(feature, 12, 9 * width, kernel=1, gain=gain)
+            names.append(b.op("Identity", raw, out=f"{part}_net_{level}"))
+    return b.model({"image": [1, 3, *HW]}, names)
+
+
+@pytest.mark.parametrize("ratios", [None, "roots"])
+@pytest.mark.parametrize("seed", range(2))
+def test_efficientdet(seed: int, ratios: str | None) -> None:
+    head = {"anchor_scale": "3", **({"ratios": ratios} if ratios else {})}
+    raw, got = prepared_outputs(efficientdet_model(), seed, "efficientdet", head=head, **PIXELS)
+    root = math.sqrt(2)
+    pairs = [(1, 1), (root, 1 / root), (1 / root, root)] if ratios else [(1, 1), (1.4, 0.7), (0.7, 1.4)]
+    boxes, scores = [], []
+    for level, stride in enumerate(PYRAMID, 3):
+        rows, columns = math.ceil(HW[0] / stride), math.ceil(HW[1] / stride)
+        step_x, step_y = HW[1] / columns, HW[0] / rows
+        for y in range(rows):
+            for x in range(columns):
+                offsets = raw[f"box_net_{level}"][0, :, y, x].astype(float).reshape(9, 4)
+                logits = raw[f"class_net_{level}"][0, :, y, x].astype(float).reshape(9, CLASSES)
+                shapes = [(3 * 2 ** (o / 3) * w, 3 * 2 ** (o / 3) * h) for o in range(3) for w, h in pairs]
+                for (ty, tx, th, tw), (wide, high) in zip(offsets, shapes, strict=True):
+                    wa, ha = wide * step_x, high * step_y
+                    cx, cy = tx * wa + (x + 0.5) * step_x, ty * ha + (y + 0.5) * step_y
+                    w, h = math.exp(tw) * wa, math.exp(th) * ha
+                    boxes.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+                scores += sigmoid(logits).tolist()
+    check(got, boxes, scores)
+
+
+def test_efficientdet_asks_for_the_size_of_its_anchors() -> None:
+    with pytest.raises(ModelError, match="--head anchor_scale=4"):
+        prepare(efficientdet_model().SerializeToString(), ExportConfig(precision="fp32", **PIXELS))
+
+
+# Faces -----------------------------------------------------------------------------------------------------------
+
+FACE_PRIORS = {
+    "RetinaFace": {8: (16, 32), 16: (64, 128), 32: (256, 512)},
+    "slim and RFB": {8: (10, 16, 24), 16: (32, 48), 32: (64, 96), 64: (128, 192, 256)},
+}
+
+
+def face_model(sizes: dict[int, tuple[int, ...]], *, softmax: bool) -> onnx.ModelProto:
+    b = Builder(58)
+    maps = features(b, tuple(sizes))
+    for name, width in (("output", 4), ("outputt", 2), ("outputtt", 10)):
+        levels = []
+        for feature, priors in zip(maps, sizes.values(), strict=True):
+            last = b.op("Transpose", b.conv(feature, 12, len(priors) * width, kernel=1, gain=2), perm=[0, 2, 3, 1])
+            levels.append(b.op("Reshape", last, b.constant(np.array([1, -1, width]))))
+        last = name == "outputt" and softmax
+        joined = b.op("Concat", *levels, axis=1, out=None if last else name)
+        if last:
+            b.op("Softmax", joined, axis=2, out=name)
+    return b.model({"image": [1, 3, *HW]}, ["output", "outputt", "outputtt"])
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("variant", sorted(FACE_PRIORS))
+def test_retinaface(variant: str, softmax: bool) -> None:
+    sizes = FACE_PRIORS[variant]
+    raw, got = prepared_outputs(face_model(sizes, softmax=softmax), 0, "retinaface")
+    boxes, points, i = [], [], 0
+    for stride, level in sizes.items():
+        for x, y in ceil_cells(stride):
+            for size in level:
+                dx, dy, dw, dh = raw["output"][0, i].astype(float)
+                px, py = (x + 0.5) * stride, (y + 0.5) * stride
+                cx, cy = px + dx * 0.1 * size, py + dy * 0.1 * size
+                w, h = size * math.exp(0.2 * dw), size * math.exp(0.2 * dh)
+                boxes.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+                pairs = raw["outputtt"][0, i].astype(float).reshape(5, 2)
+                points.append([[px + a * 0.1 * size, py + c * 0.1 * size] for a, c in pairs])
+                i += 1
+    two = np.exp(raw["outputt"][0].astype(float))
+    scores = raw["outputt"][0, :, 1:] if softmax else two[:, 1:] / two.sum(axis=1, keepdims=True)
+    check(got, boxes, scores.tolist())
+    np.testing.assert_allclose(got["keypoints"][0], np.array(points), rtol=1e-5, atol=1e-3)
+
+
+def blazeface_model(side: int) -> onnx.ModelProto:
+    b = Builder(59)
+    maps = features(b, (side // 16, side // 8))
+    for name, width in (("regressors", 16), ("classificators", 1)):
+        levels = []
+        for feature, per_cell in zip(maps, (2, 6), strict=True):
+            last = b.op("Transpose", b.conv(feature, 12, per_cell * width, kernel=1, gain=9), perm=[0, 2, 3, 1])
+            levels.append(b.op("Reshape", last, b.constant(np.array([1, -1, width]))))
+        b.op("Concat", *levels, axis=1, out=name)
+    return b.model({"image": [1, 3, side, side]}, ["regressors", "classificators"])
+
+
+@pytest.mark.parametrize("side", [128, 256])
+def test_blazeface(side: int) -> None:
+    raw, got = prepared_outputs(blazeface_model(side), 0, "blazeface")
+    boxes, points, i = [], [], 0
+    for cells, per_cell in ((16, 2), (8, 6)):
+        for y in range(cells):
+            for x in range(cells):
+                for _ in range(per_cell):
+                    fractions = raw["regressors"][0, i].astype(float) / side
+                    ax, ay = (x + 0.5) / cells, (y + 0.5) / cells
+                    cx, cy, w, h = fractions[0] + ax, fractions[1] + ay, fractions[2], fractions[3]
+                    boxes.append([side * v for v in (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)])
+                    points.append([[side * (a + ax), side * (c + ay)] for a, c in fractions[4:].reshape(6, 2)])
+                    i += 1
+    check(got, boxes, sigmoid(raw["classificators"][0].astype(float)).tolist())
+    np.testing.assert_allclose(got["keypoints"][0], np.array(points), rtol=1e-5, atol=1e-3)
