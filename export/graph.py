@@ -164,3 +164,9 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
         if entry.name == name:
             return onnx.helper.get_attribute_value(entry)
     return default
+
+
+def type_name(kind: int) -> str:
+    """An ONNX element type in words; a file may hold numbers that are none."""
+    kinds = onnx.TensorProto.DataType
+    return str(kinds.Name(kind)) if kind in kinds.values() else f"type {kind}"

@@ -10,7 +10,7 @@ import onnx
 
 from edgevision.errors import ModelError, UsageError
 from edgevision.export.external_data import load_external_data, tensors
-from edgevision.export.graph import DECODE_PREFIX, Graph, all_nodes, attribute
+from edgevision.export.graph import DECODE_PREFIX, Graph, all_nodes, attribute, type_name
 from edgevision.export.metadata import Metadata, read_metadata
 from edgevision.export.opset import inline_functions, refuse_foreign_operators, to_opset
 from edgevision.export.plugins import replace_suppression
@@ -164,7 +164,7 @@ def _refuse_other_precisions(model: onnx.ModelProto) -> None:
     types |= {entry.type.tensor_type.elem_type for entry in (*model.graph.input, *model.graph.output)}
     strange = types & {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
     if strange:
-        names = ", ".join(onnx.TensorProto.DataType.Name(kind) for kind in sorted(strange))
+        names = ", ".join(type_name(kind) for kind in sorted(strange))
         raise ModelError(
             f"the model holds {names} tensors; export it in float32 (Ultralytics: half=False), "
             "edgevision makes the FP16 form itself"

@@ -10,6 +10,7 @@ import onnx
 
 from edgevision.errors import EdgeVisionError
 from edgevision.export.config import ExportConfig
+from edgevision.export.graph import type_name
 from edgevision.export.graph_loading import read_model
 from edgevision.export.metadata import read_metadata
 from edgevision.export.preparation import prepare
@@ -62,4 +63,4 @@ def describe_model(path: Path | str) -> dict[str, Any]:
 def _type(entry: onnx.ValueInfoProto) -> str:
     tensor = entry.type.tensor_type
     sides = [dim.dim_param or str(dim.dim_value) if dim.WhichOneof("value") else "?" for dim in tensor.shape.dim]
-    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} [{', '.join(sides)}]"
+    return f"{type_name(tensor.elem_type).lower()} [{', '.join(sides)}]"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from edgevision.errors import BundleError, ModelError
 from edgevision.export.config import ExportConfig
 from edgevision.export.families import identify
@@ -90,7 +92,13 @@ def prepare(source: Path | str | bytes, config: ExportConfig, report: ExportRepo
         labels = _resolve_labels(model, form)
         facts.update(preprocess=dataclasses.asdict(preprocess), preprocess_sources=sources)
     with report.step("simplify") as facts:
-        facts.update(simplify(graph))
+        try:
+            facts.update(simplify(graph))
+        except onnx.shape_inference.InferenceError as error:
+            raise ModelError(
+                "the types of the model's tensors contradict each other where its head was rewritten "
+                f"({' '.join(str(error).split())[:300]}); export it again, in float32"
+            ) from error
         _check_normal_form(graph)
         facts["nodes"] = len(graph.proto.node)
     report.family, report.task = identified.head.name, form.task

@@ -11,7 +11,7 @@ import onnx
 
 from edgevision.errors import ModelError, UsageError
 from edgevision.export.config import ExportConfig, Triple
-from edgevision.export.graph import Graph
+from edgevision.export.graph import Graph, type_name
 from edgevision.export.heads.base import ImageInput, PreprocessDefaults
 from edgevision.export.metadata import Metadata
 from edgevision.geometry import RESIZE_MODES
@@ -40,7 +40,7 @@ def image_input(graph: Graph) -> ImageInput:
         )
     kind = _TYPES.get(graph.dtype(name) or 0)
     if kind is None:
-        found = onnx.TensorProto.DataType.Name(graph.dtype(name) or 0)
+        found = type_name(graph.dtype(name) or 0)
         raise ModelError(f"input {name!r} takes {found}; expected float32 or uint8 pixels")
     wh = (fourth, third) if first else (third, second)
     return ImageInput(name, wh, "nchw" if first else "nhwc", kind)

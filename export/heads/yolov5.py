@@ -13,8 +13,9 @@ import onnx
 
 from edgevision.export.box_coding import append_centres, append_product
 from edgevision.export.decode import Decode, mark_decode
+from edgevision.export.graph import Graph, attribute
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel, choice
-from edgevision.export.output_structure import decode_nodes
+from edgevision.export.output_structure import class_activation, decode_nodes
 from edgevision.export.rows import locations, single_rows, split_rows
 from edgevision.manifest import Nms
 
@@ -48,6 +49,8 @@ class Yolov5Head:
         kinds = {node.op_type for node in decode_nodes(model.graph, output)}
         if not model.chosen and ("Sigmoid" not in kinds or "Exp" in kinds):
             return Refusal(f"output {output!r} is not decoded as YOLOv5 does (a sigmoid and no exponential)")
+        if not model.chosen and _ends_raw(model.graph, output, columns):
+            return Refusal(f"the last columns of output {output!r} are no probabilities: mask coefficients, perhaps")
         return Match(f"output {output!r} [1,{rows},{columns}], decoded", {"output": output, "classes": columns - 5})
 
     def normalise(self, model: SourceModel, match: Match) -> NormalForm:
@@ -67,6 +70,16 @@ class Yolov5Head:
         )
         facts = {"output": output, "score": f"{score[0]} ({score[1]})"}
         return NormalForm("detection", classes, preprocess, Nms(iou_threshold=0.45, confidence=0.25), facts)
+
+
+def _ends_raw(graph: Graph, output: str, columns: int) -> bool:
+    """Whether the last of the parts that are joined to a row has passed no sigmoid."""
+    for node in decode_nodes(graph, output):
+        shape = graph.shape(node.output[0]) or ()
+        axis = attribute(node, "axis") if node.op_type == "Concat" else None
+        if axis is not None and -len(shape) <= axis < len(shape) and shape[axis] == columns:
+            return class_activation(graph, node.input[-1]) != "Sigmoid"
+    return False
 
 
 HEAD = Yolov5Head()
