@@ -13,88 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevision.backends.base import TensorSpec
+from edgevision.device_boxes import BoxFinish, MaskFinish
 from edgevision.geometry import Placement
-from edgevision.kernels.cpu import assemble
+from edgevision.host_array import HostArray
+from edgevision.kernels.cuda_masks import MAX_PROTOTYPES
 from edgevision.manifest import Manifest
-from edgevision.postprocess import Postprocess, Selection, has_class_map, open_postprocess, source_keypoints
-from edgevision.results import Detections, Result, SegmentationMap
+from edgevision.postprocess import Postprocess, Selection, has_class_map, open_postprocess
+from edgevision.results import Result, SegmentationMap
 
 if TYPE_CHECKING:
-    from edgevision.cuda import Buffer, Device, Module, Pinned, Stream
-    from edgevision.kernels.cuda_nms import CudaNms, DetectionArrays
-
-
-class HostArray:
-    """Bytes that the GPU writes and the host reads: mapped host memory where both share it, else a pair of buffers."""
-
-    def __init__(self, device: Device, nbytes: int) -> None:
-        self._device = device
-        self.nbytes = nbytes
-        self._pinned: Pinned = device.pinned((nbytes,), np.uint8)
-        self._buffer: Buffer | None = None
-        if self._pinned.address is None:
-            try:
-                self._buffer = device.allocate(nbytes)
-            except BaseException:
-                self._pinned.close()
-                raise
-
-    @property
-    def address(self) -> int:
-        """Where the GPU writes."""
-        address = self._pinned.address if self._buffer is None else self._buffer.address
-        assert address is not None
-        return address
-
-    @property
-    def array(self) -> NDArray[np.uint8]:
-        """(nbytes,) uint8: what the host reads once the stream is done."""
-        array: NDArray[np.uint8] = self._pinned.array
-        return array
-
-    def fetch(self, nbytes: int, stream: Stream) -> None:
-        """Bring the first bytes to the host, unless they are written there anyway."""
-        if self._buffer is not None:
-            self._device.download(self._pinned.array[:nbytes], self._buffer.address, stream)
-
-    def close(self) -> None:
-        """Free it; may be called twice."""
-        self._pinned.close()
-        if self._buffer is not None:
-            self._buffer.close()
-
-
-class HostTensors:
-    """Whole tensors on their way to the host.
-
-    Attributes:
-        arrays: by name, in page-locked memory: overwritten by the next fetch.
-    """
-
-    def __init__(self, device: Device, tensors: Mapping[str, tuple[TensorSpec, int]]) -> None:
-        """`tensors`: name -> what it is, and its address."""
-        self._device = device
-        self._pairs: list[tuple[Pinned, int]] = []
-        self.arrays: dict[str, NDArray[Any]] = {}
-        try:
-            for name, (spec, address) in tensors.items():
-                self._pairs.append((device.pinned(spec.shape, np.dtype(spec.dtype)), address))
-                self.arrays[name] = self._pairs[-1][0].array
-        except BaseException:
-            self.close()
-            raise
-
-    def fetch(self, stream: Stream) -> None:
-        """Enqueue the copies."""
-        for pinned, address in self._pairs:
-            self._device.download(pinned.array, address, stream)
-
-    def close(self) -> None:
-        """Free the memory; may be called twice."""
-        self.arrays = {}
-        for pinned, _ in self._pairs:
-            pinned.close()
-        self._pairs = []
+    from edgevision.cuda import Device, Module, Pinned, Stream
 
 
 class Finish(Protocol):
@@ -151,81 +79,13 @@ def open_finish(
         if not has_map or (specs[0].dtype == "uint8") == (len(manifest.labels) <= 255):
             return ClassFinish(device, module, manifest, has_map, outputs, pictures_address, input_wh)
     postprocess = open_postprocess(manifest, specs, selection)
+    if manifest.task == "instance" and outputs["mask_prototypes"][0].shape[1] > MAX_PROTOTYPES:
+        return HostFinish(device, manifest, postprocess, outputs)
+    if manifest.task == "instance" and selection is not None:
+        return MaskFinish(device, module, manifest, selection, outputs, pictures_address, input_wh)
     if selection is not None:
         return BoxFinish(device, module, manifest, selection, outputs, pictures_address)
     return HostFinish(device, manifest, postprocess, outputs)
-
-
-class BoxFinish:
-    """Threshold, NMS and boxes in source pixels on the device; masks and keypoints of what stays on the host."""
-
-    def __init__(
-        self,
-        device: Device,
-        module: Module,
-        manifest: Manifest,
-        selection: Selection,
-        outputs: Mapping[str, tuple[TensorSpec, int]],
-        pictures_address: int,
-    ) -> None:
-        from edgevision.kernels.cuda_nms import CudaNms
-
-        self.generation = 0
-        self.note = "masks are assembled on the CPU" if manifest.task == "instance" else ""
-        boxes = outputs["boxes"][0]
-        # A network without duplicates also gives classes.
-        self._classes = outputs["class_ids"][1] if "class_ids" in outputs else 0
-        self._boxes, self._scores = outputs["boxes"][1], outputs["scores"][1]
-        self._pictures, self._names = pictures_address, manifest.labels
-        self._found: DetectionArrays | None = None
-        self._open: list[CudaNms | HostArray | HostTensors] = []
-        try:
-            self._nms = CudaNms(device, module, boxes.shape[1], selection.nms, selection.thresholds, boxes.shape[0])
-            self._open.append(self._nms)
-            self._host = HostArray(device, self._nms.result_nbytes)
-            self._open.append(self._host)
-            belongings = ("keypoints", "mask_coefficients", "mask_prototypes")
-            self._tensors = HostTensors(device, {name: outputs[name] for name in belongings if name in outputs})
-            self._open.append(self._tensors)
-        except BaseException:
-            self.close()
-            raise
-        self._found = self._nms.split(self._host.array)
-
-    def fit(self, placements: Sequence[Placement]) -> None: ...
-
-    def launch(self, stream: Stream) -> None:
-        self._nms(self._boxes, self._scores, self._pictures, self._host.address, stream, self._classes)
-
-    def fetch(self, stream: Stream) -> None:
-        self._host.fetch(self._host.nbytes, stream)
-        self._tensors.fetch(stream)
-
-    def results(self, placements: Sequence[Placement]) -> list[Result]:
-        return [self._detections(i, placement) for i, placement in enumerate(placements)]
-
-    def _detections(self, index: int, placement: Placement) -> Detections:
-        found, tensors = self._found, self._tensors.arrays
-        assert found is not None
-        kept = np.s_[index, : found.num_detections[index]]
-        detections = Detections(
-            found.detection_boxes[kept].copy(),
-            found.detection_scores[kept].copy(),
-            found.detection_classes[kept].astype(np.int64),
-            self._names,
-        )
-        rows = found.detection_rows[kept]
-        if "keypoints" in tensors:
-            detections.keypoints = source_keypoints(tensors["keypoints"][index][rows], placement)
-        if "mask_prototypes" in tensors:
-            prototypes, coefficients = tensors["mask_prototypes"][index], tensors["mask_coefficients"][index][rows]
-            detections.mask = assemble(prototypes, coefficients, detections.xyxy, placement, placement.source_wh)
-        return detections
-
-    def close(self) -> None:
-        self._found = None  # page-locked memory lives as long as a view of it
-        for handle in reversed(self._open):
-            handle.close()
 
 
 class ClassFinish:
@@ -246,42 +106,65 @@ class ClassFinish:
         from edgevision.kernels.cuda_semantic import CudaSemantic
 
         self.generation = 0
-        self._device, self._pictures, self._names = device, pictures_address, manifest.labels
+        self._pictures, self._names = pictures_address, manifest.labels
         spec, self._output = outputs["class_map" if has_map else "logits"]
         self._mapper = CudaSemantic(
             device, module, input_wh, (spec.shape[-2], spec.shape[-1]), len(manifest.labels), has_map, spec.shape[0]
         )
         self._nbytes, self._sizes_wh = 0, list[tuple[int, int]]()
-        self._host: HostArray | None = None
+        self._host = HostArray(device)
 
     def fit(self, placements: Sequence[Placement]) -> None:
         self._sizes_wh = [placement.source_wh for placement in placements]
         self._nbytes = self._mapper.result_bytes(self._sizes_wh)
-        if self._host is None or self._nbytes > self._host.nbytes:
-            if self._host is not None:
-                self._host.close()
-            self._host = None
-            self._host = HostArray(self._device, self._nbytes)
-            self.generation += 1
+        self.generation += self._host.fit(self._nbytes)
 
     def launch(self, stream: Stream) -> None:
-        self._mapper(self._output, self._pictures, self._room().address, stream)
+        self._mapper(self._output, self._pictures, self._host.address, stream)
 
     def fetch(self, stream: Stream) -> None:
-        self._room().fetch(self._nbytes, stream)
+        self._host.fetch(slice(0, self._nbytes), stream)
 
     def results(self, placements: Sequence[Placement]) -> list[Result]:
-        maps = self._mapper.split(self._room().array, self._sizes_wh)
+        maps = self._mapper.split(self._host.array, self._sizes_wh)
         return [SegmentationMap(class_map.copy(), self._names) for class_map in maps]
-
-    def _room(self) -> HostArray:
-        assert self._host is not None, "fit comes first"
-        return self._host
 
     def close(self) -> None:
         self._mapper.close()
-        if self._host is not None:
-            self._host.close()
+        self._host.close()
+
+
+class HostTensors:
+    """Whole tensors on their way to the host.
+
+    Attributes:
+        arrays: by name, in page-locked memory: overwritten by the next fetch.
+    """
+
+    def __init__(self, device: Device, tensors: Mapping[str, tuple[TensorSpec, int]]) -> None:
+        """`tensors`: name -> what it is, and its address."""
+        self._device = device
+        self._pairs: list[tuple[Pinned, int]] = []
+        self.arrays: dict[str, NDArray[Any]] = {}
+        try:
+            for name, (spec, address) in tensors.items():
+                self._pairs.append((device.pinned(spec.shape, np.dtype(spec.dtype)), address))
+                self.arrays[name] = self._pairs[-1][0].array
+        except BaseException:
+            self.close()
+            raise
+
+    def fetch(self, stream: Stream) -> None:
+        """Enqueue the copies."""
+        for pinned, address in self._pairs:
+            self._device.download(pinned.array, address, stream)
+
+    def close(self) -> None:
+        """Free the memory; may be called twice."""
+        self.arrays = {}
+        for pinned, _ in self._pairs:
+            pinned.close()
+        self._pairs = []
 
 
 class HostFinish:

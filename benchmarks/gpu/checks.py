@@ -17,7 +17,7 @@ from edgevision.kernels.cpu_draw import draw_boxes, overlay
 from edgevision.kernels.cpu_masks import assemble
 from edgevision.kernels.cpu_nms import keep
 from edgevision.kernels.cuda_draw import CudaDraw, CudaOverlay
-from edgevision.kernels.cuda_masks import CudaMasks
+from edgevision.kernels.cuda_masks import CudaMasks, unpack
 from edgevision.kernels.cuda_nms import CudaNms
 from edgevision.kernels.cuda_preprocess import CudaPreprocessor, value_table
 from edgevision.kernels.cuda_semantic import CudaSemantic
@@ -313,13 +313,13 @@ def _masks(bench: Bench) -> Check:
         boxes=count,
         prototypes=(32, cells, cells),
         input_wh=input_wh,
-        size_wh=size_wh,
         result=kernel.result,
     )
-    out = bench.allocate(int(np.prod(masks.shape)))
+    out = bench.allocate(masks.result_bytes([size_wh]))
     given = bench.put(coefficients).address, bench.put(prototypes).address
     masks(*given, record, result.address, out.address, bench.stream)
     rows, xyxy, _, _ = expected_detections(boxes, scores, nms, placement)
-    found = bench.get(out, masks.shape, np.uint8)[0, : len(rows)]
+    packed = bench.get(out, (out.nbytes,), np.uint8)
+    found = unpack(packed[masks.spans([size_wh], [len(rows)])[0]], size_wh)
     tally.add(found, assemble(prototypes[0], coefficients[0][rows], xyxy, placement, size_wh))
     return tally.done("masks", _MASK_TIES)

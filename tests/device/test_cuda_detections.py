@@ -16,16 +16,17 @@ from edgevision.geometry import place
 from edgevision.kernels.compile import load_kernels
 from edgevision.kernels.cpu_masks import assemble
 from edgevision.kernels.cpu_nms import keep
-from edgevision.kernels.cuda_masks import CudaMasks
+from edgevision.kernels.cuda_masks import CudaMasks, unpack
 from edgevision.kernels.cuda_nms import CudaNms
 from edgevision.kernels.picture import describe
 from edgevision.manifest import Nms
 from tests.standins import cuda as standin
 
-BATCH, ROWS, CLASSES, PROTOTYPES, MASK_WH = 2, 120, 5, (4, 12, 16), (40, 30)
+BATCH, ROWS, CLASSES, PROTOTYPES = 2, 120, 5, (4, 12, 16)
 NMS = Nms(0.5, 0.3, max_detections=20)
 THRESHOLDS = np.full(CLASSES, 0.3, np.float32)
-PLACEMENTS = [place((100, 60), (64, 48), "letterbox"), place((30, 70), (64, 48), "letterbox")]
+SIZES = [(100, 60), (30, 70)]
+PLACEMENTS = [place(size_wh, (64, 48), "letterbox") for size_wh in SIZES]
 
 
 @pytest.fixture
@@ -52,7 +53,13 @@ def outputs(seed: int) -> list[NDArray[np.float32]]:
     return [a.astype(np.float32) for a in (boxes, scores, coefficients, random.normal(size=(BATCH, *PROTOTYPES)))]
 
 
-def check(nms: CudaNms, result: NDArray[np.uint8], masks: NDArray[np.uint8], given: list[NDArray[np.float32]]) -> None:
+def check(
+    nms: CudaNms,
+    assembler: CudaMasks,
+    result: NDArray[np.uint8],
+    masks: NDArray[np.uint8],
+    given: list[NDArray[np.float32]],
+) -> None:
     boxes, scores, coefficients, prototypes = given
     found = nms.split(result)
     for i, placement in enumerate(PLACEMENTS):
@@ -64,23 +71,23 @@ def check(nms: CudaNms, result: NDArray[np.uint8], masks: NDArray[np.uint8], giv
         np.testing.assert_array_equal(found.detection_boxes[i, :count], xyxy[inside])
         np.testing.assert_array_equal(found.detection_scores[i, :count], confidence[inside])
         np.testing.assert_array_equal(found.detection_classes[i, :count], class_id[inside])
-        expected = assemble(prototypes[i], coefficients[i][rows[inside]], xyxy[inside], placement, MASK_WH)
-        assert (masks[i, :count] != expected).mean() < 1e-3  # logits that are zero but for rounding
+        size_wh = placement.source_wh
+        expected = assemble(prototypes[i], coefficients[i][rows[inside]], xyxy[inside], placement, size_wh)
+        span = assembler.spans(SIZES, found.num_detections.tolist())[i]
+        assert (unpack(masks[span], size_wh) != expected).mean() < 1e-3  # logits that are zero but for rounding
 
 
 def test_one_graph_gives_the_detections_and_masks_of_every_frame(
     device: Device, kernels: Module, stream: Stream
 ) -> None:
     nms = CudaNms(device, kernels, ROWS, NMS, THRESHOLDS, BATCH)
-    assembler = CudaMasks(
-        kernels, boxes=ROWS, prototypes=PROTOTYPES, input_wh=(64, 48), size_wh=MASK_WH, result=nms.result
-    )
+    assembler = CudaMasks(kernels, boxes=ROWS, prototypes=PROTOTYPES, input_wh=(64, 48), result=nms.result)
     buffers = [device.allocate(array.nbytes) for array in outputs(0)]
     pictures = np.stack([describe(p, "bgr", 64, 3 * p.source_wh[0]) for p in PLACEMENTS])
     records = device.allocate(pictures.nbytes)
     device.upload(records.address, pictures, stream)
     result = device.allocate(nms.result_nbytes)
-    masks = device.allocate(int(np.prod(assembler.shape)))
+    masks = device.allocate(assembler.result_bytes(SIZES))
     boxes, scores, coefficients, prototypes = (buffer.address for buffer in buffers)
 
     def work() -> None:
@@ -94,11 +101,11 @@ def test_one_graph_gives_the_detections_and_masks_of_every_frame(
         for buffer, array in zip(buffers, given, strict=True):
             device.upload(buffer.address, array, stream)
         graph.launch(stream)
-        on_host = [np.empty(nms.result_nbytes, np.uint8), np.empty(assembler.shape, np.uint8)]
+        on_host = [np.empty(nms.result_nbytes, np.uint8), np.empty(masks.nbytes, np.uint8)]
         for array, buffer in zip(on_host, (result, masks), strict=True):
             device.download(array, buffer.address, stream)
         stream.synchronize()
-        check(nms, *on_host, given)
+        check(nms, assembler, *on_host, given)
     after = device.counters
     assert (after.allocations, after.graph_launches) == (before.allocations, before.graph_launches + 4)
     assert after.uploads == before.uploads + 4 * len(buffers)
