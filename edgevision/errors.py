@@ -22,6 +22,8 @@ without a traceback and exits with 2.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class EdgeVisionError(Exception):
     """Base of all errors of this package."""
@@ -40,7 +42,17 @@ class ModelError(EdgeVisionError):
 
 
 class UnknownFamilyError(ModelError):
-    """No head family recognises the graph, or more than one does."""
+    """No head family recognises the graph, or more than one does.
+
+    Attributes:
+        considered: family -> what it saw, in words.
+        outcome: the message without what each family saw.
+    """
+
+    def __init__(self, message: str, considered: Mapping[str, str] | None = None, outcome: str = "") -> None:
+        super().__init__(message)
+        self.considered = dict(considered or {})
+        self.outcome = outcome or message
 
 
 class BuildError(ModelError):

@@ -14,6 +14,7 @@ _PACKAGES = {
     "onnx": ("onnx", "export"),
     "onnxruntime": ("onnxruntime", "cpu"),
     "pycocotools": ("pycocotools", "eval"),
+    "tomli": ("tomli", "export"),
     "tensorrt_rtx_bindings": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx"),
 }
 

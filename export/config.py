@@ -23,6 +23,7 @@ class ExportConfig:
         precision: one of PRECISIONS; None: int8 with calibration images, fp16 without.
         family: a head family's name, or `auto`.
         head: options of that family by name, as text (`{"activation": "sigmoid"}`).
+        head_spec: file that describes a detector's outputs (head_spec.py), in place of a family.
         labels: `coco80`, `coco90`, `voc21`, `cityscapes19`, or a file with one name per line.
         priors: file with an SSD's prior boxes, or a JSON specification to generate them from.
         input_wh: input size in pixels for a model that leaves it open.
@@ -43,6 +44,7 @@ class ExportConfig:
     precision: str | None = None
     family: str = "auto"
     head: Mapping[str, str] = field(default_factory=dict)
+    head_spec: Path | str | None = None
     labels: str | None = None
     priors: Path | str | None = None
     input_wh: tuple[int, int] | None = None

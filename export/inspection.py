@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from edgevision.errors import EdgeVisionError
+from edgevision.errors import EdgeVisionError, UnknownFamilyError
 from edgevision.export.config import ExportConfig
 from edgevision.export.graph import type_name
 from edgevision.export.graph_loading import read_model
@@ -43,6 +43,8 @@ def describe_model(path: Path | str) -> dict[str, Any]:
     report = ExportReport()
     try:
         prepared = prepare(path, ExportConfig(precision="fp32"), report)
+    except UnknownFamilyError as error:
+        return {**facts, "considered": error.considered, "missing": error.outcome}
     except EdgeVisionError as error:
         considered = [step.facts["considered"] for step in report.steps if "considered" in step.facts]
         return {**facts, "considered": considered[0] if considered else {}, "missing": str(error)}

@@ -51,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--head", metavar="KEY=VALUE", action="append", default=[], help="an option of the family (repeatable)"
     )
+    model.add_argument(
+        "--head-spec", metavar="FILE.toml", help="what the outputs of a detector are, where no family fits"
+    )
     model.add_argument("--input-size", metavar="WxH", type=_size, help="for a model that leaves its input size open")
     model.add_argument("--nms-iou", metavar="IOU", type=float, help="default threshold of the suppression")
     model.add_argument("--confidence", metavar="SCORE", type=float, help="default score threshold")
@@ -75,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         family=args.family,
         head=_options(args.head),
+        head_spec=args.head_spec,
         labels=args.labels,
         priors=args.priors,
         input_wh=args.input_size,

@@ -107,7 +107,9 @@ def _model(path: Path) -> tuple[dict[str, Any], str]:
     lines.append(f"operators   {', '.join(f'{count} {name}' for name, count in data['operators'].items())}")
     if data["labels"]:
         lines.append(f"labels      {_some(data['labels'])}")
-    for name, reason in data.get("considered", {}).items():
+    if data["considered"]:
+        lines.append("families considered:")
+    for name, reason in data["considered"].items():
         lines.append(f"  {name}: {reason}")
     if "family" in data:
         lines.append(f"family      {data['family']} ({data['task']}), {data['classes']} classes")
