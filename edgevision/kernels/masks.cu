@@ -52,6 +52,7 @@ extern "C" __global__ void __launch_bounds__(256) masks_assemble(
     const auto sum = [&](int x, int y) {
         const float* cell = prototypes + size_t(y) * cells_w + x;
         float total = 0;
+#pragma unroll 4
         for (int i = 0; i < count; i++) total = fmaf(weights[i], cell[i * plane], total);
         return total;
     };
@@ -87,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(256) masks_assemble(
             const float cell_y = down.position(y), above = floorf(cell_y);
             const int y0 = down.clamped(above), y_next = down.clamped(above + 1);
             unsigned word = 0;
-#pragma unroll
+#pragma unroll 1  // else registers are spilt
             for (int i = 0; i < TILE_W / WARP; i++) {
                 const int x = left + i * WARP + lane;
                 bool inside = false;
