@@ -111,7 +111,9 @@ def test_every_box_format_in_every_layout(tmp_path: Path, form: str, unit: str, 
     assert scores.std() > 0.01
 
 
-@pytest.mark.parametrize(("background", "kept"), [("none", slice(None)), ("first", slice(1, None)), ("last", slice(-1))])
+@pytest.mark.parametrize(
+    ("background", "kept"), [("none", slice(None)), ("first", slice(1, None)), ("last", slice(-1))]
+)
 @pytest.mark.parametrize("activation", ["none", "sigmoid", "softmax"])
 def test_activation_and_background(tmp_path: Path, activation: str, background: str, kept: slice) -> None:
     model = model_of("rows", 4 + CLASSES)

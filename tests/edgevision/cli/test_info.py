@@ -12,8 +12,10 @@ import pytest
 from edgevision.bundle import Bundle, write_bundle
 from edgevision.cli import main
 from edgevision.export import ExportConfig, export_model
+from edgevision.export.families import families
 from edgevision.manifest import GraphInfo, Preprocess
-from tests.export.builders import grid_priors, ssd_model, yolov8_model
+from tests.export.builders import Builder, backbone, grid_priors, rows, ssd_model, yolov8_model
+from tests.export.plugin_kit import ALWAYS, install
 from tests.tiny_models import detector_manifest
 
 
@@ -130,3 +132,42 @@ def test_the_real_models_are_explained(shared: Path, tmp_path: Path, capsys: pyt
     ):
         assert main(["info", str(shared / "models" / f"{name}.onnx")]) == 0
         assert expected in capsys.readouterr().out
+
+
+def test_a_model_that_no_family_recognises_lists_what_each_saw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    b, path = Builder(), tmp_path / "unknown.onnx"
+    feature = backbone(b)
+    for name, width in (("cls", 3), ("obj", 1), ("box", 4)):
+        rows(b, feature, 16, 1, width, out=name)
+    path.write_bytes(b.model({"image": [1, 3, 64, 64]}, ["cls", "obj", "box"]).SerializeToString())
+    text, data = info(path, capsys)
+    assert set(data["considered"]) == set(families())  # type: ignore[call-overload]
+    for name, answer in data["considered"].items():  # type: ignore[attr-defined]
+        assert answer.startswith("no: ")
+        assert text.count(f"  {name}: {answer}") == 1
+    assert "no family recognises the model, whose outputs are cls [1, 64, 3]" in text
+    assert "--head-spec" in text
+
+
+def test_a_model_that_several_families_recognise_lists_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install(tmp_path, "always = info_module:HEAD", ALWAYS, "info")
+    path = tmp_path / "yolo.onnx"
+    path.write_bytes(yolov8_model().SerializeToString())
+    text, data = info(path, capsys)
+    assert "  always: yes: it says yes" in text
+    assert "  yolov8: yes: " in text
+    assert "  yolox: no: " in text
+    assert "several families recognise the model" in str(data["missing"])
+    assert "family" not in data
+
+
+def test_a_family_that_the_file_names_is_the_only_one_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ssd.onnx"
+    path.write_bytes(ssd_model(metadata={"family": "ssd"}).SerializeToString())
+    text, _ = info(path, capsys)
+    assert "  yolov8: not asked: the metadata says ssd" in text
