@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from edgevision.errors import ModelError, UsageError
@@ -67,6 +68,7 @@ def load_graph(source: Path | str | bytes, input_wh: tuple[int, int] | None = No
     _fix_resizes(model)
     _name_nodes(model)
     _strip_notes(model)
+    _batch_single_pictures(model)
     fixed = _fix_inputs(model, input_wh, metadata)
     graph = _infer(model)
     for name in _RESERVED & set(graph.inputs):
@@ -211,6 +213,26 @@ def _strip_notes(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         del node.metadata_props[:]
     del model.metadata_props[:]
+
+
+def _batch_single_pictures(model: onnx.ModelProto) -> None:
+    """torchvision's detectors take a picture [3,H,W]: give it the batch of one that all other models have."""
+    for entry in model.graph.input:
+        dims = entry.type.tensor_type.shape.dim
+        if len(dims) != 3 or dims[0].dim_value != 3:
+            continue
+        taken = {name for node in model.graph.node for name in (*node.output, node.name)}
+        taken |= {tensor.name for tensor in model.graph.initializer}
+        single = f"{entry.name}/single"
+        while not taken.isdisjoint((single, f"{single}/axis")):
+            single += "_"
+        for node in all_nodes(model.graph.node):
+            node.input[:] = [single if name == entry.name else name for name in node.input]
+        dims.insert(0, onnx.TensorShapeProto.Dimension(dim_value=1))
+        axis = onnx.numpy_helper.from_array(np.array([0]), f"{single}/axis")
+        model.graph.initializer.append(axis)
+        squeeze = onnx.helper.make_node("Squeeze", [entry.name, axis.name], [single], name=single)
+        model.graph.node.insert(0, squeeze)
 
 
 def _fix_inputs(model: onnx.ModelProto, input_wh: tuple[int, int] | None, metadata: Metadata) -> dict[str, list[int]]:

@@ -235,6 +235,8 @@ def pyramid_model(parts: dict[str, int], per_cell: int) -> onnx.ModelProto:
         levels = []
         for feature in maps:
             raw = b.conv(feature, 12, per_cell * width, kernel=1, gain=0.5 if width == 4 else 1.5)
+            if width == 4 and "bbox_ctrness" in parts:  # distances, never negative
+                raw = b.op("Relu", raw)
             last = b.op("Transpose", raw, perm=[0, 2, 3, 1])
             levels.append(b.op("Reshape", last, b.constant(np.array([1, -1, width]))))
         b.op("Concat", *levels, axis=1, out=name)

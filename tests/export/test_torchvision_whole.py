@@ -1,0 +1,134 @@
+"""torchvision's detectors exported whole: what comes out of the cut graph is what the whole graph computed inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from edgevision.errors import ModelError, UnknownFamilyError
+from edgevision.export import ExportConfig, prepare
+from edgevision.export.graph import DECODE_PREFIX
+from tests.export.builders import Builder, grid_priors, rows, run
+
+SIDE, CLASSES = 64, 3
+MEAN, STD = np.float32([0.4, 0.5, 0.6]), np.float32([0.2, 0.25, 0.3])
+
+
+def transform(b: Builder, side: int) -> str:
+    """GeneralizedRCNNTransform with a fixed size, as torch.onnx writes it for a list of one picture."""
+    x = b.op("Sub", "picture", b.constant(MEAN.reshape(3, 1, 1)))
+    x = b.op("Div", x, b.constant(STD.reshape(3, 1, 1)))
+    x = b.op("Unsqueeze", x, b.constant(np.array([0])))
+    start, end = b.constant(np.array([0])), b.constant(np.array([2]))
+    sizes = b.op("Concat", b.op("Slice", b.op("Shape", x), start, end), b.constant(np.array([side, side])), axis=0)
+    x = b.op("Gather", b.op("Resize", x, "", "", sizes, mode="linear"), b.constant(np.array(0)), axis=0)
+    x = b.op("Pad", x, b.constant(np.zeros(6, np.int64)))
+    return b.op("Concat", b.op("Unsqueeze", x, b.constant(np.array([0]))), axis=0)
+
+
+def heads(b: Builder, x: str, side: int) -> tuple[str, str, NDArray[np.float32]]:
+    """Logits and offsets of two maps, and their default boxes cx, cy, w, h in pixels."""
+    for channels_in in (3, 12, 12):
+        x = b.op("Relu", b.conv(x, channels_in, 12, stride=2, gain=1.6))
+    maps = [x, b.op("Relu", b.conv(x, 12, 12, stride=2, gain=1.6))]
+    scores, boxes = (
+        b.op("Concat", *(rows(b, feature, 12, 2, width, gain=gain) for feature in maps), axis=1)
+        for width, gain in ((CLASSES + 1, 2), (4, 3))
+    )
+    priors = np.concatenate([grid_priors(side // 8, [0.2, 0.3]), grid_priors(side // 16, [0.5, 0.7])])
+    return scores, boxes, priors * np.float32(SIDE)
+
+
+def whole_ssd(*, side: int = SIDE, decode: str = "ssd") -> onnx.ModelProto:
+    b = Builder(61)
+    logits, offsets, priors = heads(b, transform(b, side), side)
+    count = len(priors)
+    sure = b.op("Softmax", logits, axis=2, out="probabilities")
+    flat = b.op("Squeeze", offsets, b.constant(np.array([0])))
+    axis, step, end = (b.constant(np.array([value])) for value in (1, 4, np.iinfo(np.int64).max))
+    column = [b.op("Slice", flat, b.constant(np.array([i])), end, axis, step) for i in range(4)]
+    corners = []
+    for i, low in ((0, True), (1, True), (0, False), (1, False)):
+        size, centre = (b.constant(priors[:, i + at].reshape(count, 1)) for at in (2, 0))
+        moved = b.op("Mul", b.op("Div", column[i], b.constant(np.float32(10))), size)
+        log = b.op("Div", column[2 + i], b.constant(np.float32(5)))
+        grown = b.op("Exp", b.op("Clip", log, "", b.constant(np.float32(np.log(1000 / 16)))))
+        if decode == "other":
+            grown = b.op("Add", grown, b.op("Mul", log, log))
+        half = b.op("Mul", b.op("Mul", grown, size), b.constant(np.float32(0.5)))
+        edge = b.op("Sub" if low else "Add", b.op("Add", moved, centre), half)
+        corners.append(b.op("Unsqueeze", edge, b.constant(np.array([2]))))
+    boxes = b.op("Flatten", b.op("Concat", *corners, axis=2), axis=1, out="decoded")
+    inside = b.op("Min", b.op("Max", boxes, b.constant(np.float32(0))), b.constant(np.float32(SIDE)))
+    best = b.op("Gather", b.op("Squeeze", sure, b.constant(np.array([0]))), b.constant(np.array(1)), axis=1)
+    kept = b.op("NonZero", b.op("Greater", best, b.constant(np.float32(0.01))))
+    row = b.op("Squeeze", kept, b.constant(np.array([0])))
+    some, scores = b.op("Gather", inside, row), b.op("Gather", best, row)
+    settings = [b.constant(np.array(value)) for value in (np.int64(200), np.float32(0.55))]
+    one = [b.op("Unsqueeze", x, b.constant(np.array(axes))) for x, axes in ((some, [0]), (scores, [0, 1]))]
+    picked = b.op("NonMaxSuppression", *one, *settings)
+    index = b.op("Gather", picked, b.constant(np.array(2)), axis=1)
+    b.op("Gather", some, index, out="boxes")
+    b.op("Gather", scores, index, out="scores")
+    return b.model({"picture": [3, SIDE, SIDE]}, ["boxes", "scores"])
+
+
+def inside_and_cut(model: onnx.ModelProto, seed: int) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """What the whole graph holds before its suppression, and the normal form of the same picture."""
+    wider = onnx.ModelProto.FromString(model.SerializeToString())
+    wider.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("decoded", "probabilities")
+    )
+    picture = np.random.default_rng(seed).random((3, SIDE, SIDE)).astype(np.float32)
+    prepared = prepare(model.SerializeToString(), ExportConfig(precision="fp32"))
+    mean, std = (np.float32(value).reshape(3, 1, 1) for value in (prepared.preprocess.mean, prepared.preprocess.std))
+    pixels = (picture * 255 - mean) / std
+    return run(wider, picture), run(prepared.graph.serialize(), pixels[None].astype(np.float32))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_cut_graph_computes_what_the_whole_one_does(seed: int) -> None:
+    whole, got = inside_and_cut(whole_ssd(), seed)
+    np.testing.assert_allclose(got["boxes"][0], whole["decoded"], rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(got["scores"][0], whole["probabilities"][0, :, 1:], atol=2e-5)
+    assert got["boxes"].std() > 3
+    assert got["scores"].std() > 0.01
+
+
+def test_the_transform_becomes_the_preprocessing_and_settings_are_kept() -> None:
+    prepared = prepare(whole_ssd().SerializeToString(), ExportConfig(precision="fp32"))
+    assert (prepared.family, prepared.classes) == ("torchvision_ssd", CLASSES)
+    preprocess, nms = prepared.preprocess, prepared.nms
+    np.testing.assert_allclose(preprocess.mean, MEAN * 255, rtol=1e-5)
+    np.testing.assert_allclose(preprocess.std, STD * 255, rtol=1e-5)
+    assert (preprocess.input_name, preprocess.input_wh, preprocess.layout) == ("picture", (SIDE, SIDE), "nchw")
+    assert nms is not None
+    assert (nms.iou_threshold, nms.confidence) == (pytest.approx(0.55), 0.3)
+    left = [n for n in prepared.graph.nodes if n.op_type not in ("Conv", "Relu", "Transpose", "Reshape", "Concat")]
+    assert all(n.name.startswith(DECODE_PREFIX) for n in left), "no transform, no suppression"
+    assert prepared.graph.shape("picture") == (1, 3, SIDE, SIDE)
+
+
+def test_a_picture_that_the_graph_would_resize_is_refused() -> None:
+    with pytest.raises(UnknownFamilyError, match="turns the picture 64x64 into"):
+        prepare(whole_ssd(side=96).SerializeToString(), ExportConfig(precision="fp32"))
+
+
+def test_another_decode_is_refused_not_guessed() -> None:
+    with pytest.raises(ModelError, match="is not that of an SSD"):
+        prepare(whole_ssd(decode="other").SerializeToString(), ExportConfig(precision="fp32"))
+
+
+def test_other_detectors_exported_whole_are_refused_with_the_way_out() -> None:
+    b = Builder(62)
+    logits, _, _ = heads(b, transform(b, SIDE), SIDE)
+    kept = b.op("NonZero", b.op("Greater", b.op("Sigmoid", logits), b.constant(np.float32(0.05))))
+    b.op("Identity", kept, out="labels")
+    model = b.model({"picture": [3, SIDE, SIDE]}, ["labels"], kinds={"labels": TensorProto.INT64})
+    with pytest.raises(UnknownFamilyError, match="export the network without its post-processing"):
+        prepare(model.SerializeToString(), ExportConfig(precision="fp32"))
