@@ -137,7 +137,7 @@ class Event(Handle):
 
     def __init__(self, device: Device) -> None:
         with device.current():
-            super().__init__(device, driver.new_handle("cuEventCreate", 0), _destroy_event)
+            super().__init__(device, driver.new_handle("cuEventCreate", driver.BLOCKING_SYNC), _destroy_event)
 
     def record(self, stream: Stream) -> None:
         with self.device.current():
