@@ -31,10 +31,15 @@ class Identification:
 
 
 def families() -> dict[str, Head]:
-    """All heads by name: one per module in export/heads except base, then those that other distributions bring."""
-    names = sorted(module.name for module in pkgutil.iter_modules(heads.__path__) if module.name != "base")
-    known: dict[str, Head] = {name: importlib.import_module(f"{heads.__name__}.{name}").HEAD for name in names}
+    """All heads by name: the built-in ones, then those that other distributions bring."""
+    known = built_in_families()
     return {**known, **plugin_heads(known)}
+
+
+def built_in_families() -> dict[str, Head]:
+    """The heads of this package by name: one per module in export/heads except base."""
+    names = sorted(module.name for module in pkgutil.iter_modules(heads.__path__) if module.name != "base")
+    return {name: importlib.import_module(f"{heads.__name__}.{name}").HEAD for name in names}
 
 
 def identify(model: SourceModel) -> Identification:

@@ -242,6 +242,13 @@ def test_control_flow_that_stays_is_refused() -> None:
         )
 
 
+def test_a_grey_picture_is_refused() -> None:
+    b = Builder()
+    b.op("Identity", b.conv("image", 1, 4, stride=2), out="logits")
+    with pytest.raises(ModelError, match=r"\[1, 1, 64, 64\]; expected three colour channels"):
+        prepare(b.model({"image": [1, 1, 64, 64]}, ["logits"]).SerializeToString(), FP32)
+
+
 def test_the_documentation_names_every_family_and_option() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs/export.md").read_text()
     for name, head in families().items():
