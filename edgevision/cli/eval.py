@@ -15,6 +15,8 @@ HELP = "accuracy of a bundle on a labelled data set"
 _COLUMNS = {
     "map_50_95": "mAP50-95",
     "map_50": "mAP50",
+    "mask_map_50_95": "mask mAP50-95",
+    "mask_map_50": "mask mAP50",
     "voc_ap_50": "VOC AP50",
     "miou": "mIoU",
     "pixel_accuracy": "pixels right",

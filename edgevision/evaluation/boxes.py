@@ -28,11 +28,13 @@ class Found:
         xyxy: (n, 4) corners, continuous pixels.
         confidence: (n,) in 0..1.
         class_id: (n,) int.
+        masks: n of pycocotools' encodings, for `mask_metrics`.
     """
 
     xyxy: NDArray[Any]
     confidence: NDArray[Any]
     class_id: NDArray[Any]
+    masks: Sequence[dict[str, Any]] = ()
 
 
 def coco_metrics(
@@ -54,37 +56,57 @@ def coco_metrics(
         DatasetError: the truth holds no box of a judged class.
     """
     evaluation = run_cocoeval(truth, found, judged)
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall point, class; -1: not in the truth
-    if (precision < 0).all():
+    precisions = _average_precisions(evaluation)
+    if not precisions:
         raise DatasetError("the data set has no boxes of the model's classes: average precision is not defined")
     required = np.concatenate([t.class_id[~(t.crowd | t.difficult)] for t in truth])
     number = np.bincount(required, minlength=len(names)).tolist()
     per_class = {
-        names[index]: {
-            "ap_50_95": float(precision[:, :, k].mean()),
-            "ap_50": float(precision[0, :, k].mean()),
-            "boxes": number[index],
-        }
-        for k, index in enumerate(evaluation.params.catIds)
-        if (precision[:, :, k] >= 0).all()
+        names[index]: {"ap_50_95": all_ious, "ap_50": half, "boxes": number[index]}
+        for index, (all_ious, half) in precisions.items()
     }
     hits, objects, reported = _at_threshold(evaluation, threshold)
     return {
-        "map_50_95": float(np.mean([ap["ap_50_95"] for ap in per_class.values()])),
-        "map_50": float(np.mean([ap["ap_50"] for ap in per_class.values()])),
+        "map_50_95": float(np.mean([all_ious for all_ious, _ in precisions.values()])),
+        "map_50": float(np.mean([half for _, half in precisions.values()])),
         "recall_at_threshold": hits / objects,
         "precision_at_threshold": hits / reported if reported else None,
         "per_class": per_class,
     }
 
 
+def mask_metrics(truth: Sequence[BoxTruth], found: Sequence[Found], judged: Sequence[int]) -> dict[str, float]:
+    """COCO's average precision of masks: `mask_map_50_95`, `mask_map_50`. Every object needs its outline."""
+    precisions = list(_average_precisions(run_cocoeval(truth, found, judged, masks=True)).values())
+    return {
+        "mask_map_50_95": float(np.mean([all_ious for all_ious, _ in precisions])),
+        "mask_map_50": float(np.mean([half for _, half in precisions])),
+    }
+
+
+def _average_precisions(evaluation: Any) -> dict[int, tuple[float, float]]:
+    """Class -> (over all IoUs, at the first), of the classes in the truth."""
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall point, class; -1: not in the truth
+    return {
+        index: (float(precision[:, :, k].mean()), float(precision[0, :, k].mean()))
+        for k, index in enumerate(evaluation.params.catIds)
+        if (precision[:, :, k] >= 0).all()
+    }
+
+
 def run_cocoeval(
-    truth: Sequence[BoxTruth], found: Sequence[Found], judged: Sequence[int], ious: Sequence[float] | None = None
+    truth: Sequence[BoxTruth],
+    found: Sequence[Found],
+    judged: Sequence[int],
+    ious: Sequence[float] | None = None,
+    *,
+    masks: bool = False,
 ) -> Any:
-    """A pycocotools COCOeval after `accumulate()`; `ious` replaces COCO's ten thresholds."""
+    """A pycocotools COCOeval after `accumulate()`; `ious` replaces COCO's ten thresholds, `masks` compares masks."""
     cocoeval = require("pycocotools.cocoeval", "COCO average precision")
     with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
-        evaluation = cocoeval.COCOeval(_ground_truth(truth, judged), _results(found, len(truth), judged), "bbox")
+        given = _ground_truth(truth, judged, masks), _results(found, judged, masks)
+        evaluation = cocoeval.COCOeval(*given, "segm" if masks else "bbox")
         if ious is not None:
             evaluation.params.iouThrs = np.asarray(ious)
         evaluation.evaluate()
@@ -92,25 +114,32 @@ def run_cocoeval(
     return evaluation
 
 
-def _ground_truth(truth: Sequence[BoxTruth], judged: Sequence[int]) -> Any:
+def _ground_truth(truth: Sequence[BoxTruth], judged: Sequence[int], masks: bool) -> Any:
     annotations: list[dict[str, Any]] = []
     for image_id, t in enumerate(truth, 1):
         area = np.where(t.difficult, _OUTSIDE_ALL_AREAS, t.area).tolist()
         columns = (_xywh(t.xyxy), t.class_id.tolist(), area, t.crowd.tolist())
-        for bbox, category, size, crowd in zip(*columns, strict=True):
+        shapes = (
+            [None if outline is None else outline.encode() for outline in t.outlines] if masks else [None] * len(area)
+        )
+        for bbox, category, size, crowd, shape in zip(*columns, shapes, strict=True):
             # Ids start at 1: pycocotools takes 0 for "no match".
             annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category}
-            annotations.append({**annotation, "bbox": bbox, "area": size, "iscrowd": int(crowd)})
+            annotation |= {"bbox": bbox, "area": size, "iscrowd": int(crowd), "segmentation": shape}
+            annotations.append(annotation)
     return _coco(annotations, len(truth), judged)
 
 
-def _results(found: Sequence[Found], pictures: int, judged: Sequence[int]) -> Any:
+def _results(found: Sequence[Found], judged: Sequence[int], masks: bool) -> Any:
     annotations: list[dict[str, Any]] = []
     for image_id, f in enumerate(found, 1):
-        for bbox, category, score in zip(_xywh(f.xyxy), f.class_id.tolist(), f.confidence.tolist(), strict=True):
+        shapes = f.masks if masks else [None] * len(f.xyxy)
+        columns = (_xywh(f.xyxy), f.class_id.tolist(), f.confidence.tolist(), shapes)
+        for bbox, category, score, shape in zip(*columns, strict=True):
             annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category, "iscrowd": 0}
-            annotations.append({**annotation, "bbox": bbox, "area": bbox[2] * bbox[3], "score": score})
-    return _coco(annotations, pictures, judged)
+            annotation |= {"bbox": bbox, "area": bbox[2] * bbox[3], "score": score, "segmentation": shape}
+            annotations.append(annotation)
+    return _coco(annotations, len(found), judged)
 
 
 def _xywh(xyxy: NDArray[Any]) -> list[list[float]]:
@@ -120,7 +149,8 @@ def _xywh(xyxy: NDArray[Any]) -> list[list[float]]:
 def _coco(annotations: list[dict[str, Any]], pictures: int, judged: Sequence[int]) -> Any:
     coco = require("pycocotools.coco", "COCO average precision").COCO()
     coco.dataset = {
-        "images": [{"id": i + 1} for i in range(pictures)],
+        # A size is asked for and not used: masks are encoded already.
+        "images": [{"id": i + 1, "height": 0, "width": 0} for i in range(pictures)],
         "categories": [{"id": index} for index in judged],
         "annotations": annotations,
     }

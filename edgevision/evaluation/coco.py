@@ -10,6 +10,7 @@ from typing import Any
 
 from edgevision.errors import DatasetError
 from edgevision.evaluation.datasets import BoxDataset, Picture, boxes, read_limited
+from edgevision.evaluation.outlines import Outline, read_outline
 
 _FILE_LIMIT_BYTES = 512 << 20  # COCO's largest file, instances_train2017.json, has 448 MiB
 
@@ -26,7 +27,9 @@ def open_coco(annotations: Path, images: Path) -> BoxDataset:
     names = [reader.text(record, "name", "categories") for record in categories]
     records = list(reader.records("images"))
     picture_of = reader.index(records, "images")
+    sizes = [reader.size_wh(record) for record in records]
     rows: list[list[Any]] = [[] for _ in records]
+    outlines: list[list[Outline | None]] = [[] for _ in records]
     for record in reader.records("annotations"):
         picture, class_id = record.get("image_id"), record.get("category_id")
         if not isinstance(picture, int) or picture not in picture_of:
@@ -38,12 +41,15 @@ def open_coco(annotations: Path, images: Path) -> BoxDataset:
         x, y, w, h = reader.box(record)
         area = reader.number(record["area"], "an annotation's area") if "area" in record else w * h
         crowd = bool(record.get("iscrowd", 0))
-        rows[picture_of[picture]].append(((x, y, x + w, y + h), class_of[class_id], area, crowd, False))
+        index = picture_of[picture]
+        rows[index].append(((x, y, x + w, y + h), class_of[class_id], area, crowd, False))
+        outlines[index].append(read_outline(record.get("segmentation"), sizes[index]))
     if not records:
         raise DatasetError(f"{annotations}: `images` is empty; there is nothing to evaluate on")
-    pictures = [Picture(_inside(images, reader.text(r, "file_name", "images")), reader.size_wh(r)) for r in records]
+    paths = [_inside(images, reader.text(r, "file_name", "images")) for r in records]
+    pictures = [Picture(path, size_wh) for path, size_wh in zip(paths, sizes, strict=True)]
     _check_present(pictures, images)
-    return BoxDataset("coco", tuple(names), tuple(pictures), tuple(boxes(r) for r in rows))
+    return BoxDataset("coco", tuple(names), tuple(pictures), tuple(map(boxes, rows, outlines)))
 
 
 class _Reader:

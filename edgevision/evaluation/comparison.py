@@ -36,7 +36,15 @@ def compare(bundle: Bundle | Path | str, dataset: Dataset, **options: Any) -> di
 
 def _loss(reference: dict[str, Any], result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     losses: dict[str, dict[str, float | None]] = {}
-    for key in ("map_50_95", "map_50", "miou", "pixel_accuracy", "recall_at_threshold"):
+    for key in (
+        "map_50_95",
+        "map_50",
+        "mask_map_50_95",
+        "mask_map_50",
+        "miou",
+        "pixel_accuracy",
+        "recall_at_threshold",
+    ):
         if reference[key] is None:
             continue
         error = None

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevision.errors import DatasetError, SourceError
+from edgevision.evaluation.outlines import Outline
 from edgevision.optional import require
 from edgevision.pictures import SUFFIXES, read_picture
 
@@ -61,6 +62,7 @@ class BoxTruth:
         area: (n,) float64, pixels; of the object's outline where the data set gives it.
         crowd: (n,) bool: COCO's regions holding many objects; what is found inside is not judged.
         difficult: (n,) bool: VOC's objects that need not be found.
+        outlines: of each object, None where the data set gives none; empty where it gives boxes only.
     """
 
     xyxy: NDArray[np.float64]
@@ -68,6 +70,7 @@ class BoxTruth:
     area: NDArray[np.float64]
     crowd: NDArray[np.bool_]
     difficult: NDArray[np.bool_]
+    outlines: tuple[Outline | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,11 @@ class MaskDataset:
 Dataset: TypeAlias = BoxDataset | MaskDataset
 
 
-def boxes(rows: Iterable[tuple[tuple[float, float, float, float], int, float, bool, bool]]) -> BoxTruth:
-    """BoxTruth from rows of (xyxy, class_id, area, crowd, difficult)."""
+def boxes(
+    rows: Iterable[tuple[tuple[float, float, float, float], int, float, bool, bool]],
+    outlines: Iterable[Outline | None] = (),
+) -> BoxTruth:
+    """BoxTruth from rows of (xyxy, class_id, area, crowd, difficult), and the rows' outlines."""
     columns = list(zip(*rows, strict=True)) or [()] * 5
     return BoxTruth(
         np.array(columns[0], np.float64).reshape(-1, 4),
@@ -112,6 +118,7 @@ def boxes(rows: Iterable[tuple[tuple[float, float, float, float], int, float, bo
         np.array(columns[2], np.float64),
         np.array(columns[3], np.bool_),
         np.array(columns[4], np.bool_),
+        tuple(outlines),
     )
 
 

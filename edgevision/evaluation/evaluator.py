@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from edgevision.bundle import Bundle
 from edgevision.errors import DatasetError, UsageError
-from edgevision.evaluation.boxes import Found, coco_metrics, voc_average_precision
+from edgevision.evaluation.boxes import Found, coco_metrics, mask_metrics, voc_average_precision
 from edgevision.evaluation.classes import ClassMatch, match_classes
 from edgevision.evaluation.datasets import BoxDataset, Dataset, MaskDataset
 from edgevision.evaluation.masks import read_mask
+from edgevision.evaluation.outlines import encode_masks
 from edgevision.evaluation.pixels import confusion, pixel_metrics
 from edgevision.manifest import Manifest, Preprocess
 from edgevision.model import Model
@@ -26,8 +27,15 @@ from edgevision.results import Detections, Result, SegmentationMap
 
 CONFIDENCE_FLOOR = 0.01
 """Least confidence of the boxes that enter average precision."""
+_BOXES_ONLY = (
+    "masks are not judged: {} of the labelled objects have no outline; give annotations with a `segmentation` each and "
+    "the pictures' sizes"
+)
 _UINT8_GAIN = 12 / 11  # of uniform noise in -0.5..0.5: rounded, its variance is 1/12, as it was
-_KEYS = ("map_50_95", "map_50", "miou", "pixel_accuracy", "recall_at_threshold", "precision_at_threshold", "per_class")
+_KEYS = (
+    *("map_50_95", "map_50", "mask_map_50_95", "mask_map_50", "miou", "pixel_accuracy"),
+    *("recall_at_threshold", "precision_at_threshold", "per_class"),
+)
 
 
 def evaluate(
@@ -49,7 +57,8 @@ def evaluate(
 
     Args:
         bundle: the bundle or its path.
-        dataset: from `open_dataset`; boxes for a detector, masks for a segmenter.
+        dataset: from `open_dataset`; boxes for a detector, with outlines for one with masks; class masks for a
+            segmenter.
         backend, device: what runs it; see `edgevision.load`. Repeats need the CPU.
         precision, graph: which graph runs; see `edgevision.load`.
         repeats: with more than 1, that many runs with the input dithered by up to half a grey level, the same noise
@@ -61,9 +70,9 @@ def evaluate(
 
     Returns:
         `bundle`, `graph`, `precision`, `model` (what ran it, see Model.facts), `images`; `map_50_95`, `map_50`,
-        `recall_at_threshold`, `precision_at_threshold` or `miou`, `pixel_accuracy` (None where they do not apply;
-        0..1); `per_class`; `threshold`; `voc_ap_50` on VOC data; with repeats `standard_error` and `runs` (the
-        figures of each); `warnings`.
+        `mask_map_50_95`, `mask_map_50`, `recall_at_threshold`, `precision_at_threshold` or `miou`, `pixel_accuracy`
+        (None where they do not apply; 0..1); `per_class`; `threshold`; `voc_ap_50` on VOC data; with repeats
+        `standard_error` and `runs` (the figures of each); `warnings`.
 
     Raises:
         DatasetError: the data set does not fit the model, or a picture or mask cannot be read.
@@ -82,6 +91,7 @@ def evaluate(
     threshold = None
     if manifest.nms is not None:
         threshold = manifest.nms.confidence if confidence is None else confidence
+    instance, without = manifest.task == "instance", _without_outline(dataset, count)
     floor = None if threshold is None else min(CONFIDENCE_FLOOR, threshold)
     with Model(
         bundle,
@@ -99,7 +109,7 @@ def evaluate(
         with Progress(label, count * repeats, quiet=quiet) as progress:
             for run in range(repeats):
                 dither = Dither(spec, run) if repeats > 1 else None
-                score = _score(dataset, match, count, threshold)
+                score = _score(dataset, match, count, threshold, instance and not without)
                 _each_picture(model, dataset, count, score, dither, progress)
                 runs.append(score.metrics())
         facts = model.facts()
@@ -113,7 +123,11 @@ def evaluate(
         "threshold": threshold,
         **_average(runs),
         **(_spread(runs) if repeats > 1 else {}),
-        "warnings": [*dataset.warnings, *match.warnings],
+        "warnings": [
+            *dataset.warnings,
+            *match.warnings,
+            *([_BOXES_ONLY.format(without)] if instance and without else []),
+        ],
     }
 
 
@@ -153,9 +167,9 @@ class _Score(Protocol):
 
 
 class _BoxScore:
-    def __init__(self, dataset: BoxDataset, match: ClassMatch, count: int, threshold: float) -> None:
+    def __init__(self, dataset: BoxDataset, match: ClassMatch, count: int, threshold: float, masks: bool) -> None:
         require("pycocotools.cocoeval", "COCO average precision")  # now, not after the last picture
-        self._kind, self._truth = dataset.kind, dataset.truth[:count]
+        self._kind, self._truth, self._masks = dataset.kind, dataset.truth[:count], masks
         self._match, self._threshold = match, threshold
         self._found: dict[int, Found] = {}
 
@@ -163,12 +177,18 @@ class _BoxScore:
         assert isinstance(result, Detections)
         class_id = self._match.to_dataset[result.class_id]
         known = class_id >= 0
-        self._found[index] = Found(result.xyxy[known], result.confidence[known], class_id[known])
+        masks: list[dict[str, Any]] = []
+        if self._masks:
+            assert result.mask is not None
+            masks = encode_masks(result.mask[known])
+        self._found[index] = Found(result.xyxy[known], result.confidence[known], class_id[known], masks)
 
     def metrics(self) -> dict[str, Any]:
         found = [self._found[i] for i in range(len(self._truth))]
         match = self._match
         metrics = coco_metrics(self._truth, found, match.names, match.judged, self._threshold)
+        if self._masks:
+            metrics |= mask_metrics(self._truth, found, match.judged)
         if self._kind == "voc":
             precisions = [voc_average_precision(self._truth, found, index) for index in match.judged]
             metrics["voc_ap_50"] = float(np.nanmean(precisions))
@@ -194,11 +214,18 @@ class _PixelScore:
         return pixel_metrics(self._matrix, self._match.names, self._match.judged)
 
 
-def _score(dataset: Dataset, match: ClassMatch, count: int, threshold: float | None) -> _Score:
+def _score(dataset: Dataset, match: ClassMatch, count: int, threshold: float | None, masks: bool) -> _Score:
     if isinstance(dataset, MaskDataset):
         return _PixelScore(dataset, match)
     assert threshold is not None
-    return _BoxScore(dataset, match, count, threshold)
+    return _BoxScore(dataset, match, count, threshold, masks)
+
+
+def _without_outline(dataset: Dataset, count: int) -> int:
+    """How many of the first pictures' objects have none that masks could be compared with."""
+    if isinstance(dataset, MaskDataset):
+        return 0
+    return sum(len(t.xyxy) - sum(outline is not None for outline in t.outlines) for t in dataset.truth[:count])
 
 
 def _each_picture(
