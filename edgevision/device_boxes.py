@@ -62,10 +62,10 @@ class BoxFinish:
     def fit(self, placements: Sequence[Placement]) -> None: ...
 
     def launch(self, stream: Stream) -> None:
-        detections, *points = self._layout.addresses(self._host.address)
-        self._nms(self._boxes, self._scores, self._pictures, detections, stream, self._classes)
+        addresses = self._layout.addresses(self._host.address)
+        self._nms(self._boxes, self._scores, self._pictures, addresses[0], stream, self._classes)
         if self._pick is not None:
-            self._pick(self._points, detections, *points, stream)
+            self._pick(self._points, addresses[0], addresses[1], stream)
 
     def fetch(self, stream: Stream) -> None:
         self._host.fetch(slice(0, self._host.nbytes), stream)
@@ -162,7 +162,7 @@ class MaskFinish(BoxFinish):
     def results(self, placements: Sequence[Placement]) -> list[Result]:
         results = self.detections(placements)
         for result, span, size_wh in zip(results, self._spans(), self._sizes_wh, strict=True):
-            result.mask = unpack(self._masks.array[span], size_wh)
+            result.mask = unpack(self._masks.array[span], result.xyxy, size_wh)
         return list(results)
 
     def close(self) -> None:

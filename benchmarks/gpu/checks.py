@@ -320,6 +320,6 @@ def _masks(bench: Bench) -> Check:
     masks(*given, record, result.address, out.address, bench.stream)
     rows, xyxy, _, _ = expected_detections(boxes, scores, nms, placement)
     packed = bench.get(out, (out.nbytes,), np.uint8)
-    found = unpack(packed[masks.spans([size_wh], [len(rows)])[0]], size_wh)
+    found = unpack(packed[masks.spans([size_wh], [len(rows)])[0]], xyxy, size_wh)
     tally.add(found, assemble(prototypes[0], coefficients[0][rows], xyxy, placement, size_wh))
     return tally.done("masks", _MASK_TIES)

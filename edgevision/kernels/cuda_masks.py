@@ -93,8 +93,18 @@ def mask_bytes(size_wh: tuple[int, int]) -> int:
     return _WORD_BITS // 8 * -(-size_wh[0] // _WORD_BITS) * size_wh[1]
 
 
-def unpack(packed: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.bool_]:
-    """One picture's masks, a new (k, h, w) bool, from their bytes."""
+def unpack(packed: NDArray[np.uint8], xyxy: NDArray[np.float32], size_wh: tuple[int, int]) -> NDArray[np.bool_]:
+    """One picture's masks, a new (k, h, w) bool, from their bytes and boxes (k, 4).
+
+    What lies outside of the boxes is not touched: fresh zeros cost nothing until they are looked at.
+    """
     width, height = size_wh
-    rows = packed.reshape(packed.size // mask_bytes(size_wh), height, mask_bytes(size_wh) // height)
-    return np.unpackbits(rows, axis=2, count=width, bitorder="little").view(np.bool_)
+    packed = packed.reshape(len(xyxy), height, mask_bytes(size_wh) // height)
+    masks = np.zeros((len(xyxy), height, width), np.bool_)
+    first = np.floor(xyxy[:, :2]).clip(0, size_wh).astype(np.int64).tolist()
+    stop = np.ceil(xyxy[:, 2:]).clip(0, size_wh).astype(np.int64).tolist()
+    for mask, bits, (left, top), (right, bottom) in zip(masks, packed, first, stop, strict=True):
+        left = left // 8 * 8
+        inside = np.unpackbits(bits[top:bottom, left // 8 : -(-right // 8)], axis=1, bitorder="little")
+        mask[top:bottom, left:right] = inside[:, : max(0, right - left)]
+    return masks

@@ -74,7 +74,9 @@ def check(
         size_wh = placement.source_wh
         expected = assemble(prototypes[i], coefficients[i][rows[inside]], xyxy[inside], placement, size_wh)
         span = assembler.spans(SIZES, found.num_detections.tolist())[i]
-        assert (unpack(masks[span], size_wh) != expected).mean() < 1e-3  # logits that are zero but for rounding
+        assert (
+            unpack(masks[span], found.detection_boxes[i, :count], size_wh) != expected
+        ).mean() < 1e-3  # logits that are zero but for rounding
 
 
 def test_one_graph_gives_the_detections_and_masks_of_every_frame(

@@ -91,7 +91,9 @@ def on_gpu(
     module.seed(seed)
     kernel(*(buffer.address for buffer in given), masks.address, None)
     spans = kernel.spans(sizes, [count] * batch)
-    found = [unpack(masks.bytes[span], size) for span, size in zip(spans, sizes, strict=True)]
+    found = [unpack(masks.bytes[span], *given) for span, *given in zip(spans, xyxy, sizes, strict=True)]
+    for span, given_back in zip(spans, found, strict=True):
+        assert np.unpackbits(masks.bytes[span]).sum() == given_back.sum()  # nothing outside of the boxes
     for span in spans:
         masks.bytes[span] = 0xA5
     assert (masks.bytes == 0xA5).all()  # nothing is written behind a picture's last
