@@ -31,7 +31,7 @@ class PluginHead:
     def recognise(self, model: SourceModel) -> Match | Refusal:
         """See heads.base.Head."""
         try:
-            answer = self._head.recognise(model)
+            answer: object = self._head.recognise(model)
         except Exception as error:  # noqa: BLE001 - one family's fault must not stop the others
             return Refusal(f"{self._origin}, which brings this family, failed: {_words(error)}")
         if not isinstance(answer, (Match, Refusal)):
@@ -42,7 +42,7 @@ class PluginHead:
         """See heads.base.Head."""
         remedy = f"report it to the authors of {self._origin}"
         try:
-            form = self._head.normalise(model, match)
+            form: object = self._head.normalise(model, match)
         except EdgeVisionError:
             raise
         except Exception as error:
