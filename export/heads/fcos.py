@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edgevision.export.anchors import lay_anchors
 from edgevision.export.box_coding import append_distances, append_product
@@ -58,30 +59,37 @@ class FcosHead:
     def normalise(self, model: SourceModel, match: Match) -> NormalForm:
         """See heads.base.Head."""
         graph, decode = model.graph, Decode(model.graph)
-        parts = [match.found[part] for part in ("bbox_ctrness", "scores")]
-        applied = [class_activation(graph, name) == "Sigmoid" for name in parts]
         mark_decode(graph, graph.outputs)
-        sure = [
-            name if done else decode.op("Sigmoid", name, stem="scores/part")
-            for name, done in zip(parts, applied, strict=True)
-        ]
-        scores = decode.op("Sqrt", append_product(decode, *sure), stem="scores/probability")
         sizes = [[(float(stride), float(stride))] for stride in _STRIDES]
         anchors = lay_anchors(model.image.wh, _STRIDES, sizes, "floor")
-        scale = decode.constant("boxes/size", np.tile(anchors[:, 2:], 2).astype(np.float32))
-        distances = decode.op("Mul", match.found["bbox_regression"], scale, stem="boxes/distances")
-        boxes = append_distances(decode, distances, anchors[:, :2])
+        logits, distances, centreness = (match.found[part] for part in ("scores", "bbox_regression", "bbox_ctrness"))
+        boxes, scores = append_linear(decode, logits, distances, centreness, anchors)
         float32 = onnx.TensorProto.FLOAT
         decode.finish({"boxes": (boxes, float32), "scores": (scores, float32)})
+        # Borders are zero after the normalisation, which is nearly the usual 114 before it.
         preprocess = PreprocessDefaults(
             "torchvision FCOS",
             resize="letterbox-topleft",
             mean=(123.675, 116.28, 103.53),
             std=(58.395, 57.12, 57.375),
-            pad_value=0.0,
         )
         nms = Nms(iou_threshold=0.6, confidence=0.3, max_detections=100)
         return NormalForm("detection", match.found["classes"], preprocess, nms, {"cells": match.reason})
+
+
+def append_linear(
+    decode: Decode, logits: str, distances: str, centreness: str, anchors: NDArray[np.float64]
+) -> tuple[str, str]:
+    """Boxes [1,A,4] and scores [1,A,C] from distances in units of anchors (A, 4) and two logits, of which either may
+    have passed its Sigmoid."""
+    sure = [
+        name if class_activation(decode.graph, name) == "Sigmoid" else decode.op("Sigmoid", name, stem="scores/part")
+        for name in (centreness, logits)
+    ]
+    scores = decode.op("Sqrt", append_product(decode, *sure), stem="scores/probability")
+    scale = decode.constant("boxes/size", np.tile(anchors[:, 2:], 2).astype(np.float32))
+    scaled = decode.op("Mul", distances, scale, stem="boxes/distances")
+    return append_distances(decode, scaled, anchors[:, :2]), scores
 
 
 HEAD = FcosHead()

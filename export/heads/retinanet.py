@@ -74,12 +74,12 @@ class RetinanetHead:
         boxes = append_offsets(decode, match.found["boxes"], anchors, (1.0,) * 4)
         float32 = onnx.TensorProto.FLOAT
         decode.finish({"boxes": (boxes, float32), "scores": (scores, float32)})
+        # Borders are zero after the normalisation, which is nearly the usual 114 before it.
         preprocess = PreprocessDefaults(
             "torchvision RetinaNet",
             resize="letterbox-topleft",
             mean=(123.675, 116.28, 103.53),
             std=(58.395, 57.12, 57.375),
-            pad_value=0.0,
         )
         facts = {"anchors": match.reason, "sigmoid": "in the graph" if applied else "appended"}
         nms = Nms(iou_threshold=0.5, confidence=0.3, max_detections=300)

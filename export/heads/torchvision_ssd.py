@@ -19,16 +19,11 @@ from numpy.typing import NDArray
 from edgevision.backends.onnxruntime import open_session
 from edgevision.errors import ModelError
 from edgevision.export.box_coding import LARGEST_LOG_SIZE, append_foreground, append_offsets
-from edgevision.export.config import Triple
 from edgevision.export.decode import Decode, mark_decode
 from edgevision.export.graph import Graph
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel
 from edgevision.export.opset import IR_VERSION, OPSET
-from edgevision.manifest import Nms
-
-_MOVES = frozenset(["Concat", "Unsqueeze", "Squeeze", "Pad", "Gather", "Resize", "Identity", "Slice", "Cast"])
-_LEAST_CONFIDENCE, _CONFIDENCE = 0.05, 0.3
-_RAW = "export the network without its post-processing: a module that returns head(features) of backbone(picture)"
+from edgevision.export.torchvision_whole import RAW, find_transform, kept_settings
 
 
 class TorchvisionSsdHead:
@@ -41,13 +36,13 @@ class TorchvisionSsdHead:
     def recognise(self, model: SourceModel) -> Match | Refusal:
         """See heads.base.Head."""
         graph = model.graph
-        transform = _transform(model)
+        transform = find_transform(model)
         if isinstance(transform, Refusal):
             return transform
         heads = [node for node in graph.nodes if node.op_type == "Softmax"]
         shape = (graph.shape(heads[0].input[0]) if len(heads) == 1 else None) or ()
         if len(shape) != 3 or shape[0] != 1 or shape[2] < 2:
-            return Refusal("torchvision's transform is there, but no Softmax over class logits [1,N,C]", _RAW)
+            return Refusal("torchvision's transform is there, but no Softmax over class logits [1,N,C]", RAW)
         offsets = [
             node.output[0]
             for node in graph.nodes
@@ -57,7 +52,7 @@ class TorchvisionSsdHead:
         ]
         boxes = _decoded(graph, offsets[0], shape[1]) if len(offsets) == 1 else None
         if boxes is None:
-            return Refusal(f"torchvision's transform is there, but no decode of offsets [1,{shape[1]},4]", _RAW)
+            return Refusal(f"torchvision's transform is there, but no decode of offsets [1,{shape[1]},4]", RAW)
         return Match(
             f"torchvision's transform, a Softmax over {list(shape)} and a decode of {shape[1]} offsets",
             {
@@ -74,9 +69,9 @@ class TorchvisionSsdHead:
         graph, found = model.graph, match.found
         _, count, columns = found["shape"]
         priors, variances = _measure(graph, found["offsets"], found["boxes"], count)
-        nms, kept = _settings(graph)
-        convolution, mean, std = found["transform"]
-        convolution.input[0] = model.image.name
+        nms, kept = kept_settings(graph, iou=0.45)
+        transform = found["transform"]
+        transform.cut(model.image.name)
         decode = Decode(graph)
         mark_decode(graph, [found["scores"]], frozenset({"Softmax"}))
         scores = append_foreground(decode, found["scores"])
@@ -89,33 +84,8 @@ class TorchvisionSsdHead:
             "variances": [round(value, 6) for value in variances],
             "kept_settings": kept,
         }
-        preprocess = PreprocessDefaults("the graph's own transform", mean=mean, std=std)
+        preprocess = PreprocessDefaults("the graph's own transform", mean=transform.mean, std=transform.std)
         return NormalForm("detection", columns - 1, preprocess, nms, facts)
-
-
-def _transform(model: SourceModel) -> tuple[onnx.NodeProto, Triple, Triple] | Refusal:
-    """The first convolution, and mean and standard deviation (0..255) of the normalisation before it."""
-    graph = model.graph
-    first = next((node for node in graph.nodes if node.op_type == "Conv"), None)
-    steps: list[onnx.NodeProto] = []
-    tensor = first.input[0] if first is not None else ""
-    while tensor in graph.producer and graph.producer[tensor].op_type in _MOVES | {"Sub", "Div"}:
-        steps.append(graph.producer[tensor])
-        tensor = steps[-1].input[0]
-    arithmetic = [node for node in steps if node.op_type in ("Sub", "Div")]
-    if first is None or tensor != model.image.name or [node.op_type for node in arithmetic] != ["Div", "Sub"]:
-        return Refusal("between the picture and the first convolution there is no transform of torchvision's detectors")
-    values = [graph.constants.get(node.input[1], np.zeros(0)).astype(np.float64).ravel() for node in arithmetic]
-    if any(value.size != 3 for value in values) or model.image.layout != "nchw":
-        return Refusal("the picture is not normalised with three means and three standard deviations")
-    wide, high = model.image.wh
-    if graph.shape(first.input[0]) != (1, 3, high, wide):
-        return Refusal(
-            f"torchvision's transform turns the picture {wide}x{high} into {list(graph.shape(first.input[0]) or ())}",
-            "export it with a picture of the size that the network takes",
-        )
-    std, mean = (tuple(float(v) for v in np.round(value * 255, 4)) for value in values)
-    return first, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
 def _decoded(graph: Graph, offsets: str, count: int) -> str | None:
@@ -164,7 +134,7 @@ def _measure(
 
     priors, moved = decoded(np.zeros((count, 4))), decoded(np.ones((count, 4)))
     if not (priors[:, 2:] > 0).all() or not (moved[:, 2:] > 0).all():
-        raise ModelError(f"the decode of {offsets!r} gives boxes without area for offsets of zero: {_RAW}")
+        raise ModelError(f"the decode of {offsets!r} gives boxes without area for offsets of zero: {RAW}")
     factors = np.concatenate(
         [(moved[:, :2] - priors[:, :2]) / priors[:, 2:], np.log(moved[:, 2:] / priors[:, 2:])], axis=1
     )
@@ -175,21 +145,8 @@ def _measure(
     size = np.exp(np.minimum(trial[:, 2:] * scale[2:], LARGEST_LOG_SIZE)) * priors[:, 2:]
     expected = np.concatenate([trial[:, :2] * scale[:2] * priors[:, 2:] + priors[:, :2], size], axis=1)
     if not np.allclose(decoded(trial), expected, rtol=1e-4, atol=1e-2):
-        raise ModelError(f"the decode of {offsets!r} is not that of an SSD (centre and logarithm of the size): {_RAW}")
+        raise ModelError(f"the decode of {offsets!r} is not that of an SSD (centre and logarithm of the size): {RAW}")
     return priors, (scale[0], scale[1], scale[2], scale[3])
-
-
-def _settings(graph: Graph) -> tuple[Nms, dict[str, float]]:
-    """What the removed part said."""
-    kept: dict[str, float] = {}
-    for node in graph.nodes:
-        for key, kind, index in (("score_threshold", "Greater", 1), ("iou_threshold", "NonMaxSuppression", 3)):
-            value = graph.constants.get(node.input[index]) if len(node.input) > index else None
-            if node.op_type == kind and value is not None and value.size == 1 and 0 < float(value.ravel()[0]) <= 1:
-                kept[key] = round(float(value.ravel()[0]), 6)
-    score = kept.get("score_threshold", 0.0)
-    confidence = score if score >= _LEAST_CONFIDENCE else _CONFIDENCE
-    return Nms(iou_threshold=kept.get("iou_threshold", 0.45), confidence=confidence, max_detections=300), kept
 
 
 HEAD = TorchvisionSsdHead()

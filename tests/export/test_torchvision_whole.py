@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper
 from edgevision.errors import ModelError, UnknownFamilyError
 from edgevision.export import ExportConfig, prepare
 from edgevision.export.graph import DECODE_PREFIX
+from edgevision.export.preparation import PreparedModel
 from tests.export.builders import Builder, grid_priors, rows, run
 
 SIDE, CLASSES = 64, 3
@@ -78,22 +80,22 @@ def whole_ssd(*, side: int = SIDE, decode: str = "ssd") -> onnx.ModelProto:
     return b.model({"picture": [3, SIDE, SIDE]}, ["boxes", "scores"])
 
 
-def inside_and_cut(model: onnx.ModelProto, seed: int) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """What the whole graph holds before its suppression, and the normal form of the same picture."""
+def inside_and_cut(
+    model: onnx.ModelProto, seed: int, inside: Sequence[str]
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], PreparedModel]:
+    """What the whole graph holds in the tensors `inside`, the normal form of the same picture, and the model."""
     wider = onnx.ModelProto.FromString(model.SerializeToString())
-    wider.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("decoded", "probabilities")
-    )
+    wider.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inside)
     picture = np.random.default_rng(seed).random((3, SIDE, SIDE)).astype(np.float32)
     prepared = prepare(model.SerializeToString(), ExportConfig(precision="fp32"))
     mean, std = (np.float32(value).reshape(3, 1, 1) for value in (prepared.preprocess.mean, prepared.preprocess.std))
-    pixels = (picture * 255 - mean) / std
-    return run(wider, picture), run(prepared.graph.serialize(), pixels[None].astype(np.float32))
+    pixels = ((picture * 255 - mean) / std)[None].astype(np.float32)
+    return run(wider, picture), run(prepared.graph.serialize(), pixels), prepared
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_cut_graph_computes_what_the_whole_one_does(seed: int) -> None:
-    whole, got = inside_and_cut(whole_ssd(), seed)
+    whole, got, _ = inside_and_cut(whole_ssd(), seed, ["decoded", "probabilities"])
     np.testing.assert_allclose(got["boxes"][0], whole["decoded"], rtol=1e-4, atol=2e-3)
     np.testing.assert_allclose(got["scores"][0], whole["probabilities"][0, :, 1:], atol=2e-5)
     assert got["boxes"].std() > 3
@@ -112,6 +114,63 @@ def test_the_transform_becomes_the_preprocessing_and_settings_are_kept() -> None
     left = [n for n in prepared.graph.nodes if n.op_type not in ("Conv", "Relu", "Transpose", "Reshape", "Concat")]
     assert all(n.name.startswith(DECODE_PREFIX) for n in left), "no transform, no suppression"
     assert prepared.graph.shape("picture") == (1, 3, SIDE, SIDE)
+
+
+def whole_pyramid(*, fcos: bool) -> tuple[onnx.ModelProto, list[NDArray[np.float32]]]:
+    """Two maps, each with its constant of anchors, and a post-processing that picks by score."""
+    b = Builder(63)
+    x = transform(b, SIDE)
+    for channels_in in (3, 12, 12):
+        x = b.op("Relu", b.conv(x, channels_in, 12, stride=2, gain=1.6))
+    maps = [x, b.op("Relu", b.conv(x, 12, 12, stride=2, gain=1.6))]
+    names = {"classification_head/logits": CLASSES, "regression_head/boxes": 4}
+    names |= {"regression_head/centre": 1} if fcos else {}
+    for name, width in names.items():
+        levels = [rows(b, feature, 12, 1 if fcos else 2, width, gain=1) for feature in maps]
+        b.op("Concat", *levels, axis=1, out=name.split("/")[1])
+        b.nodes[-1].name = f"/head/{name}/Concat"
+    sizes = ([0.2], [0.5]) if fcos else ([0.2, 0.3], [0.5, 0.7])
+    anchors = [grid_priors(cells, size) * np.float32(SIDE) for cells, size in zip((8, 4), sizes, strict=True)]
+    corners = [np.concatenate([a[:, :2] - a[:, 2:] / 2, a[:, :2] + a[:, 2:] / 2], axis=1) for a in anchors]
+    low = [b.op("Slice", b.constant(c), *(b.constant(np.array([v])) for v in (0, 2, 1))) for c in corners]
+    best = b.op("ReduceMax", b.op("Sigmoid", "logits"), axes=[2], keepdims=0)
+    kept = b.op(
+        "NonZero", b.op("Greater", b.op("Squeeze", best, b.constant(np.array([0]))), b.constant(np.float32(0.2)))
+    )
+    row = b.op("Squeeze", kept, b.constant(np.array([0])))
+    both = b.op("Add", b.op("Squeeze", "boxes", b.constant(np.array([0]))), b.constant(np.concatenate(corners)[:, :1]))
+    b.op("Gather", both, row, out="picked")
+    b.op("Concat", *low, axis=0, out="unused")
+    return b.model({"picture": [3, SIDE, SIDE]}, ["picked"]), anchors
+
+
+@pytest.mark.parametrize("fcos", [False, True])
+@pytest.mark.parametrize("seed", range(2))
+def test_retinanet_and_fcos_are_decoded_with_the_anchors_in_the_graph(seed: int, fcos: bool) -> None:
+    model, anchors = whole_pyramid(fcos=fcos)
+    parts = ["logits", "boxes", *(["centre"] if fcos else [])]
+    whole, got, prepared = inside_and_cut(model, seed, parts)
+    assert (prepared.family, prepared.classes) == ("torchvision_pyramid", CLASSES)
+    assert prepared.nms is not None
+    assert prepared.nms.confidence == pytest.approx(0.2)
+    sure = 1 / (1 + np.exp(-whole["logits"][0].astype(float)))
+    boxes = []
+    for offset, (cx, cy, w, h) in zip(
+        whole["boxes"][0].astype(float), np.concatenate(anchors).astype(float), strict=True
+    ):
+        if fcos:
+            left, top, right, bottom = offset * (w, h, w, h)
+            boxes.append([cx - left, cy - top, cx + right, cy + bottom])
+        else:
+            wide, high = np.exp(np.minimum(offset[2:], np.log(1000 / 16))) * (w, h)
+            x, y = cx + offset[0] * w, cy + offset[1] * h
+            boxes.append([x - wide / 2, y - high / 2, x + wide / 2, y + high / 2])
+    if fcos:
+        sure = np.sqrt(sure / (1 + np.exp(-whole["centre"][0].astype(float))))
+    np.testing.assert_allclose(got["boxes"][0], np.array(boxes), rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(got["scores"][0], sure, atol=2e-5)
+    assert np.std(boxes) > 3
+    assert np.std(sure) > 0.01
 
 
 def test_a_picture_that_the_graph_would_resize_is_refused() -> None:
