@@ -75,14 +75,17 @@ class Graph:
             v.name: v.type.tensor_type for v in (*self.proto.value_info, *self.proto.input, *self.proto.output)
         }
 
-    def infer_shapes(self) -> None:
+    def infer_shapes(self, *, check_types: bool = False) -> None:
         """Run ONNX shape inference over the whole model and reindex.
+
+        Args:
+            check_types: also whether every operator takes the types that it is given.
 
         Raises:
             onnx.shape_inference.InferenceError: the graph contradicts itself.
         """
         del self.proto.value_info[:]
-        self.model = onnx.shape_inference.infer_shapes(self.model, strict_mode=True, data_prop=True)
+        self.model = onnx.shape_inference.infer_shapes(self.model, check_types, strict_mode=True, data_prop=True)
         self.reindex()
 
     def shape(self, name: str) -> tuple[int, ...] | None:

@@ -280,9 +280,9 @@ def _fix_inputs(model: onnx.ModelProto, input_wh: tuple[int, int] | None, metada
 def _infer(model: onnx.ModelProto) -> Graph:
     try:
         graph = Graph(model)
-        graph.infer_shapes()
+        graph.infer_shapes(check_types=True)
     except Exception as error:
-        raise ModelError(f"the model's shapes contradict each other: {_first_lines(error)}") from error
+        raise ModelError(f"the model's shapes or types contradict each other: {_first_lines(error)}") from error
     return graph
 
 

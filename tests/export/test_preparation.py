@@ -249,6 +249,13 @@ def test_a_grey_picture_is_refused() -> None:
         prepare(b.model({"image": [1, 1, 64, 64]}, ["logits"]).SerializeToString(), FP32)
 
 
+def test_pixels_of_a_type_that_the_first_operator_does_not_take_are_refused() -> None:
+    model = yolov8_model(transposed=True, metadata=ultralytics_metadata())
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    with pytest.raises(ModelError, match=r"types contradict each other.*uint8"):
+        prepare(model.SerializeToString(), FP32)
+
+
 def test_the_documentation_names_every_family_and_option() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs/export.md").read_text()
     for name, head in families().items():
