@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -55,3 +56,8 @@ def check(got: dict[str, NDArray[Any]], boxes: list[list[float]], scores: list[A
 def each_cell(stride: int) -> list[tuple[int, int]]:
     """Column and row of every cell of a map, along rows."""
     return [(x, y) for y in range(HW[0] // stride) for x in range(HW[1] // stride)]
+
+
+def ceil_cells(stride: int) -> list[tuple[int, int]]:
+    """Column and row of every cell; the last part of a stride has a cell of its own."""
+    return [(x, y) for y in range(math.ceil(HW[0] / stride)) for x in range(math.ceil(HW[1] / stride))]
