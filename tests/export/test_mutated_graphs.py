@@ -23,6 +23,7 @@ from edgevision.export import ExportConfig, PreparedModel, prepare
 from edgevision.manifest import BOX_TASKS
 from tests.export import (
     test_cell_heads,
+    test_face_heads,
     test_location_heads,
     test_nms_inside,
     test_rich_heads,
@@ -99,10 +100,11 @@ CASES = {
     "fcos": Case(lambda: test_cell_heads.pyramid_model({"cls_logits": 3, "bbox_regression": 4, "bbox_ctrness": 1}, 1)),
     "efficientdet": Case(test_cell_heads.efficientdet_model, {"head": {"anchor_scale": "3"}, **PIXELS}),
     "retinaface": Case(
-        lambda: test_cell_heads.face_model(next(iter(test_cell_heads.FACE_PRIORS.values())), softmax=False)
+        lambda: test_face_heads.face_model(next(iter(test_face_heads.FACE_PRIORS.values())), softmax=False)
     ),
-    "blazeface": Case(lambda: test_cell_heads.blazeface_model(128)),
-    "torchvision, whole": Case(test_torchvision_whole.whole_ssd),
+    "blazeface": Case(lambda: test_face_heads.blazeface_model(128)),
+    "torchvision SSD, whole": Case(test_torchvision_whole.whole_ssd),
+    "torchvision FCOS, whole": Case(lambda: test_torchvision_whole.whole_pyramid(fcos=True)[0]),
 }
 
 
