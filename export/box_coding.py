@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from edgevision.export.decode import Decode
 
+BOX_FORMATS = ("xyxy-pixels", "xyxy-fractions", "cxcywh-pixels", "cxcywh-fractions")
+"""What the four numbers of a decoded box can be: corners, or centre and size; in pixels, or in units of the input."""
+
 # torchvision's clamp on a size's logarithm: no box grows more than 62-fold, and exp() cannot overflow.
 LARGEST_LOG_SIZE = math.log(1000.0 / 16)
 
@@ -64,6 +67,16 @@ def append_centres(decode: Decode, boxes: str) -> str:
     centre, size = halves(decode, boxes)
     half = decode.op("Mul", size, decode.constant("boxes/half", np.array(0.5, np.float32)), stem="boxes/half_size")
     return corners(decode, centre, half)
+
+
+def append_box_format(decode: Decode, boxes: str, box_format: str, input_wh: tuple[int, int]) -> str:
+    """Boxes [1,N,4] in one of BOX_FORMATS to corners [1,N,4] in pixels."""
+    if box_format.startswith("cxcywh"):
+        boxes = append_centres(decode, boxes)
+    if box_format.endswith("fractions"):
+        extent = decode.constant("boxes/input_size", np.array(input_wh * 2, np.float32))
+        boxes = decode.op("Mul", boxes, extent, stem="boxes/pixels")
+    return boxes
 
 
 def append_foreground(decode: Decode, scores: str) -> str:

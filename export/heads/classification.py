@@ -13,12 +13,11 @@ import numpy as np
 import onnx
 
 from edgevision.errors import ModelError
-from edgevision.export.box_coding import append_centres
+from edgevision.export.box_coding import BOX_FORMATS, append_box_format
 from edgevision.export.decode import Decode, mark_decode
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel, choice
 from edgevision.export.output_structure import class_activation
 
-_FORMATS = ("xyxy-pixels", "xyxy-fractions", "cxcywh-pixels", "cxcywh-fractions")
 _CANDIDATES = (
     "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 (ImageNet statistics: torchvision, timm), "
     "--mean 127.5 --std 127.5 (TensorFlow), --mean 0 --std 255 (Ultralytics)"
@@ -32,7 +31,7 @@ class ClassificationHead:
     about = "classifiers: scores [1,C]; with localisation also a box [1,4]"
     options: Mapping[str, str] = {
         "activation": "softmax (the default for raw scores), sigmoid (several classes at once) or none",
-        "format": f"{', '.join(_FORMATS)}: what the four numbers of the box are",
+        "format": f"{', '.join(BOX_FORMATS)}: what the four numbers of the box are",
     }
 
     def recognise(self, model: SourceModel) -> Match | Refusal:
@@ -75,20 +74,15 @@ class ClassificationHead:
         outputs = {"scores": (tensor, float32)}
         facts: dict[str, object] = {"scores": scores, "activation": f"{activation} ({reason})"}
         if box is not None:
-            form = choice(model, self, "format", _FORMATS)
+            form = choice(model, self, "format", BOX_FORMATS)
             if form is None:
                 raise ModelError(
                     f"output {box!r} is a box, and the file does not say what its four numbers are: "
-                    f"give --head format= one of {', '.join(_FORMATS)}"
+                    f"give --head format= one of {', '.join(BOX_FORMATS)}"
                 )
             mark_decode(graph, [box])
             corners = decode.op("Reshape", box, decode.constant("boxes/one", np.array([-1, 1, 4])), stem="boxes/row")
-            if form[0].startswith("cxcywh"):
-                corners = append_centres(decode, corners)
-            if form[0].endswith("fractions"):
-                extent = decode.constant("boxes/input_size", np.array(model.image.wh * 2, np.float32))
-                corners = decode.op("Mul", corners, extent, stem="boxes/pixels")
-            outputs["boxes"] = (corners, float32)
+            outputs["boxes"] = (append_box_format(decode, corners, form[0], model.image.wh), float32)
             facts["box"] = f"{form[0]} ({form[1]})"
         decode.finish(outputs)
         noted = model.metadata.ultralytics

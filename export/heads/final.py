@@ -15,13 +15,12 @@ import numpy as np
 import onnx
 
 from edgevision.errors import ModelError
-from edgevision.export.box_coding import append_centres
+from edgevision.export.box_coding import BOX_FORMATS, append_box_format
 from edgevision.export.decode import ARITHMETIC, Decode, mark_decode
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel, choice
 from edgevision.export.rows import split_rows
 from edgevision.manifest import Nms
 
-_BOXES = ("xyxy-pixels", "xyxy-fractions", "cxcywh-pixels", "cxcywh-fractions")
 _COLUMNS = {"box-score-class": (0, 1, 2), "box-class-score": (0, 2, 1), "class-score-box": (2, 1, 0)}
 # What picks the best rows; boxes pass through it in pixels and must stay float32.
 _SELECTION = ARITHMETIC | frozenset(
@@ -36,7 +35,7 @@ class FinalHead:
     name = "final"
     about = "final boxes: one output [1,K,6], or boxes [1,K,4] with scores [1,K] and classes [1,K]"
     options: Mapping[str, str] = {
-        "format": f"{', '.join(_BOXES)}: what the four numbers of a box are",
+        "format": f"{', '.join(BOX_FORMATS)}: what the four numbers of a box are",
         "columns": f"{', '.join(_COLUMNS)}: the order of the six columns; box-score-class unless given",
     }
 
@@ -79,11 +78,7 @@ class FinalHead:
             scores, classes = (decode.op("Squeeze", part, last, stem="column") for part in (scores, classes))
         else:
             boxes, scores, classes = found["boxes"], found["scores"], found["classes"]
-        if found["format"].startswith("cxcywh"):
-            boxes = append_centres(decode, boxes)
-        if found["format"].endswith("fractions"):
-            extent = decode.constant("boxes/input_size", np.array(model.image.wh * 2, np.float32))
-            boxes = decode.op("Mul", boxes, extent, stem="boxes/pixels")
+        boxes = append_box_format(decode, boxes, found["format"], model.image.wh)
         kinds = onnx.TensorProto
         class_ids = decode.op("Cast", classes, stem="class_ids", to=kinds.INT32)
         decode.finish(
@@ -117,7 +112,7 @@ def _separate(model: SourceModel, shapes: Mapping[str, tuple[int, ...]]) -> dict
 
 def _format(model: SourceModel, found: Mapping[str, Any]) -> tuple[str, str] | Refusal:
     """What the numbers of a box are, and how that is known."""
-    stated = choice(model, HEAD, "format", _BOXES)
+    stated = choice(model, HEAD, "format", BOX_FORMATS)
     noted = model.metadata.ultralytics
     if stated is not None:
         return stated
@@ -129,7 +124,7 @@ def _format(model: SourceModel, found: Mapping[str, Any]) -> tuple[str, str] | R
         return "xyxy-pixels", "boxes are multiplied by orig_target_sizes"
     return Refusal(
         f"{found['rows']} rows of a box, a score and a class, but the file does not say what the box's numbers are",
-        "--family final --head format=" + "|".join(_BOXES),
+        "--family final --head format=" + "|".join(BOX_FORMATS),
     )
 
 
