@@ -149,11 +149,11 @@ def test_ctrl_c_while_calibrating_stops_cleanly(model: Path, tmp_path: Path, pic
     out.mkdir()
     # Announce the first picture and slow the others down, so that the signal surely falls into the calibration.
     code = """
-import time
+import os, time
 from edgevision.calibration.images import CalibrationImages
 read = CalibrationImages.read
 def announced(self, index):
-    print("reading", flush=True)
+    os.write(1, b"reading\\n")  # whole lines, also from two threads
     time.sleep(0.5)
     return read(self, index)
 CalibrationImages.read = announced
