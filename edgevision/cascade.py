@@ -66,12 +66,14 @@ class Cascade:
         self._nms = Nms(iou_threshold=iou, confidence=confidence, max_detections=100_000)
         self._thresholds = np.full(len(names), confidence, np.float32)
         self._thresholds[[name == BACKGROUND for name in names]] = np.inf
-        self._lane = self.open_lane()
+        self._lane: CascadeLane | None = None  # opened at the first call: a pipeline opens its own
         self._lock = threading.Lock()
 
     def __call__(self, frame: Frame | NDArray[np.uint8]) -> Detections:
         """What is in the picture, in its pixels; from any thread, one at a time."""
         with self._lock:
+            if self._lane is None:
+                self._lane = self.open_lane()
             return self._lane(frame)
 
     def lanes(self) -> int:
@@ -91,7 +93,9 @@ class Cascade:
 
     def close(self) -> None:
         """Free this cascade's own lane; the models stay open. May be called twice."""
-        self._lane.close()
+        with self._lock:
+            if self._lane is not None:
+                self._lane.close()
 
 
 class CascadeLane:
