@@ -9,7 +9,7 @@ The shape limits are those that nvidia-modelopt states for INT8 convolution kern
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -29,6 +29,7 @@ from edgevision.export.structure import (
 
 # The fewest channels (inputs and outputs of a matrix product) for which an INT8 kernel pays.
 _FEWEST_CHANNELS = 16
+_NOTHING: Mapping[str, str] = {}
 _COMMUTING = frozenset(
     [
         "MaxPool",
@@ -86,13 +87,14 @@ class Plan:
     observed: tuple[str, ...]
 
 
-def plan_placement(graph: Graph, *, residuals: bool = True) -> Plan:
+def plan_placement(graph: Graph, *, residuals: bool = True, keep_float: Mapping[str, str] = _NOTHING) -> Plan:
     """Decide for every node of a float graph in normal form, its constants folded.
 
     Args:
         graph: left unchanged.
         residuals: quantise the identity branch of residual Adds for TensorRT, so that the Add fuses into the
             convolution before it with an INT8 result.
+        keep_float: nodes that TensorRT's graph must not quantise, by `structure.key`, with the reason to state.
 
     Raises:
         onnx.shape_inference.InferenceError: the graph contradicts itself.
@@ -115,6 +117,8 @@ def plan_placement(graph: Graph, *, residuals: bool = True) -> Plan:
     for node in graph.nodes:
         if key(node) in decode:
             decide(node, (), "decode: float32")
+        elif key(node) in keep_float:
+            decide(node, (), keep_float[key(node)])
         elif node.op_type in WEIGHTED:
             obstacle = _obstacle(graph, node, heads, gates, first)
             if obstacle:

@@ -211,6 +211,16 @@ def test_an_add_that_cannot_fuse_is_left_alone() -> None:
     assert not quantised(plan) & {"behind_activation", "behind_float", "constant", "doubled"}
 
 
+def test_a_node_that_must_stay_float_does_for_the_reason_given() -> None:
+    net = Net()
+    stem = net.convolution("image", 3, 16, out="stem")
+    net.convolution(net.convolution(stem, 16, 16, out="layer"), 16, 32, out="y")
+    plan = plan_placement(net.graph("y"), keep_float={"layer": "float16: costs 3.2 dB"})
+    assert quantised(plan) == {"stem"}
+    assert plan.tensorrt["layer"].reason == "float16: costs 3.2 dB"
+    assert plan.cpu["layer"].int8
+
+
 def test_residuals_can_be_left_float() -> None:
     net = Net()
     x = net.convolution("image", 3, 16)
