@@ -103,7 +103,27 @@ class MaskDataset:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures without labels: what a model does on them can be compared with what another one does, no more."""
+
+    pictures: tuple[Picture, ...]
+    warnings: tuple[str, ...] = ()
+
+
 Dataset: TypeAlias = BoxDataset | MaskDataset
+
+
+def open_images(folder: Path | str) -> PictureSet:
+    """The pictures in a folder, by name.
+
+    Raises:
+        DatasetError: the folder cannot be read or holds none.
+    """
+    pictures = tuple(Picture(path) for path in folder_files(Path(folder)))
+    if not pictures:
+        raise DatasetError(f"folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
+    return PictureSet(pictures)
 
 
 def boxes(

@@ -17,7 +17,7 @@ import edgevision
 from edgevision.bundle import write_bundle
 from edgevision.errors import DatasetError, DependencyError, UsageError
 from edgevision.evaluation import compare, evaluate, open_dataset
-from edgevision.evaluation.evaluator import Dither
+from edgevision.evaluation.running import Dither
 from edgevision.labels import load_labels
 from edgevision.manifest import GraphInfo, Manifest, Nms, Preprocess
 from tests.tiny_models import CELL, COLOURS, cell_boxes, colour_detector, colour_segmenter, detector_manifest
