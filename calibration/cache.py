@@ -1,4 +1,4 @@
-"""Reuses a range table from an earlier run when nothing it depends on has changed."""
+"""Reuses a table of ranges from an earlier run when nothing it depends on has changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from edgevision.calibration.channels import ChannelTable, collect_channels
 from edgevision.calibration.collection import collect_ranges
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.table import MAX_BYTES, RangeTable, table_key
@@ -14,6 +16,8 @@ from edgevision.calibration.tensorrt_cache import read_cache_file
 from edgevision.errors import CalibrationError
 from edgevision.files import atomic_path
 from edgevision.manifest import Preprocess
+
+Table = TypeVar("Table", RangeTable, ChannelTable)
 
 
 def load_or_collect(
@@ -48,18 +52,57 @@ def load_or_collect(
         return _complete(stated, str(cache), tensors, images, collect)
     if images is None:
         raise CalibrationError(f"{cache} holds no ranges of TensorRT's, and there are no pictures to measure on")
+    collect = functools.partial(collect_ranges, graph, tensors, images, preprocess, workers=workers, quiet=quiet)
+    key = functools.partial(table_key, graph, tensors, images, preprocess)
+    return _reuse_or(cache, RangeTable.from_json, key, collect)
+
+
+def load_or_collect_channels(
+    cache: Path | str | None,
+    graph: bytes,
+    tensors: Sequence[str],
+    images: CalibrationImages,
+    preprocess: Preprocess,
+    *,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> tuple[ChannelTable, str]:
+    """The channel table from the file beside `cache` if it fits, else a new one, which is then written there.
+
+    Args:
+        cache: of the ranges; the channels are in a file of the same name with `.channels` behind it. None: always
+            collect, write nothing.
+        graph, tensors, images, preprocess, workers, quiet: as for collect_channels.
+
+    Returns:
+        The table, and a sentence on where it came from.
+
+    Raises:
+        CalibrationError: see collect_channels. Nothing is written then.
+        OSError: the table cannot be written.
+    """
+    beside = None if cache is None else f"{cache}.channels"
+    collect = functools.partial(collect_channels, graph, tensors, images, preprocess, workers=workers, quiet=quiet)
+    key = functools.partial(table_key, graph, tensors, images, preprocess)
+    return _reuse_or(beside, ChannelTable.from_json, key, collect)
+
+
+def _reuse_or(
+    cache: Path | str | None, read: Callable[[bytes], Table], key: Callable[[], str], collect: Callable[[], Table]
+) -> tuple[Table, str]:
+    """The table in the file `cache` if its key is `key()`, else what `collect` finds, which is written there."""
     note = ""
     if cache is not None and Path(cache).is_file():
         try:
             with Path(cache).open("rb") as handle:
-                table = RangeTable.from_json(handle.read(MAX_BYTES + 1))
+                table = read(handle.read(MAX_BYTES + 1))
         except (CalibrationError, OSError) as error:
             note = f"; {cache} was not reused: {error}"
         else:
-            if table.key == table_key(graph, tensors, images, preprocess):
+            if table.key == key():
                 return table, f"ranges of {table.images} pictures reused from {cache}: nothing they depend on changed"
             note = f"; {cache} was not reused: it is for another graph, preprocessing or set of pictures"
-    table = collect_ranges(graph, tensors, images, preprocess, workers=workers, quiet=quiet)
+    table = collect()
     if cache is not None:
         with atomic_path(cache) as path:
             path.write_text(table.to_json(), encoding="utf-8")

@@ -42,8 +42,11 @@ class ObservedGraph:
     bounds: dict[str, Bounds]
 
 
-def observe(graph: bytes, tensors: Sequence[str], input_name: str) -> ObservedGraph:
+def observe(graph: bytes, tensors: Sequence[str], input_name: str, *, in_order: bool = False) -> ObservedGraph:
     """Prepare `graph` (a serialised ONNX model) for observing `tensors`.
+
+    Args:
+        in_order: every tensor in its own shape, at the cost of the copies; else its values in any shape and order.
 
     Raises:
         CalibrationError: a tensor does not exist, is a constant or is not float32, or the graph does not run.
@@ -51,7 +54,7 @@ def observe(graph: bytes, tensors: Sequence[str], input_name: str) -> ObservedGr
     onnx = require("onnx", "calibration")
     model = onnx.load_model_from_string(graph)
     producers = {name: node for node in model.graph.node for name in node.output if name}
-    sources = {name: _source(name, producers) for name in tensors}
+    sources = {name: name if in_order else _source(name, producers) for name in tensors}
     for name, source in sources.items():
         if source not in producers and source != input_name:
             raise CalibrationError(f"the graph does not compute tensor {name!r} from its input; it has no range")
@@ -67,7 +70,8 @@ def observe(graph: bytes, tensors: Sequence[str], input_name: str) -> ObservedGr
     extra.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in shown)
     try:
         # Messages merge when their bytes are joined: outputs are added without encoding all weights again.
-        session, outputs = _without_copies(graph + extra.SerializeToString(), wanted)
+        shown_all = graph + extra.SerializeToString()
+        session, outputs = _in_order(shown_all, wanted) if in_order else _without_copies(shown_all, wanted)
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise CalibrationError(f"the graph cannot be run for calibration: {error}") from error
     names = {output: name for name, output in outputs.items()}
@@ -117,6 +121,18 @@ def _scalars(model: Any) -> dict[str, float]:
         for name, tensor in tensors.items()
         if tensor.data_type == onnx.TensorProto.FLOAT and not tensor.dims
     }
+
+
+def _in_order(graph: bytes, wanted: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """A session that computes exactly the wanted tensors."""
+    onnx, ort = require("onnx", "calibration"), require("onnxruntime", "calibration")
+    model = onnx.load_model_from_string(graph)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    _prune(model.graph)
+    options = _options(ort, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session, {name: name for name in wanted}
 
 
 def _without_copies(graph: bytes, wanted: Sequence[str]) -> tuple[Any, dict[str, str]]:

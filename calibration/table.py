@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevision.calibration.fields import check_keys, texts, typed
 from edgevision.calibration.histogram import BINS, HIGHEST, LOWEST, Histogram, exponent_for
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.stated import StatedRange
@@ -128,7 +129,7 @@ def _unpack(text: str) -> NDArray[np.int64]:
 
 
 def _table(data: Any) -> RangeTable:
-    _check_keys(data, {"format_version", "key", "images", "skipped", "warnings", "tensors"}, "the table")
+    check_keys(data, {"format_version", "key", "images", "skipped", "warnings", "tensors"}, "the table")
     if data["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format version {data['format_version']!r}, expected {FORMAT_VERSION}")
     tensors = data["tensors"]
@@ -137,36 +138,36 @@ def _table(data: Any) -> RangeTable:
     histograms: dict[str, Histogram] = {}
     for name, entry in tensors.items():
         if isinstance(entry, dict) and entry.keys() == {"same_as"}:
-            histograms[name] = histograms[_typed(entry["same_as"], str, "same_as")]
+            histograms[name] = histograms[typed(entry["same_as"], str, "same_as")]
         else:
             histograms[name] = _histogram(entry, name)
     return RangeTable(
-        key=_typed(data["key"], str, "key"),
-        images=_typed(data["images"], int, "images"),
-        skipped=_texts(data["skipped"], "skipped"),
-        warnings=_texts(data["warnings"], "warnings"),
+        key=typed(data["key"], str, "key"),
+        images=typed(data["images"], int, "images"),
+        skipped=texts(data["skipped"], "skipped"),
+        warnings=texts(data["warnings"], "warnings"),
         histograms=histograms,
     )
 
 
 def _histogram(entry: Any, name: str) -> Histogram:
     if isinstance(entry, dict) and entry.keys() == {"stated"}:
-        stated = _typed(entry["stated"], float, "stated")
+        stated = typed(entry["stated"], float, "stated")
         if not 0 < stated < math.inf:
             raise ValueError(f"the stated range of {name!r} is a positive number")
         return StatedRange(stated)
-    _check_keys(entry, {"minimum", "maximum", "exponent", "counts"}, f"tensor {name!r}")
+    check_keys(entry, {"minimum", "maximum", "exponent", "counts"}, f"tensor {name!r}")
     histogram = Histogram()
-    histogram.exponent = _typed(entry["exponent"], int, "exponent")
+    histogram.exponent = typed(entry["exponent"], int, "exponent")
     if not LOWEST <= histogram.exponent <= HIGHEST:
         raise ValueError(f"exponent of {name!r} is in {LOWEST}..{HIGHEST}")
-    rows = _texts(entry["counts"], "counts")
+    rows = texts(entry["counts"], "counts")
     if len(rows) != 2:
         raise ValueError(f"counts of {name!r} are two texts")
     histogram.counts = np.stack([_unpack(row) for row in rows])
     if entry["minimum"] is None and entry["maximum"] is None and not histogram.total:
         return histogram
-    histogram.minimum, histogram.maximum = (_typed(entry[key], float, key) for key in ("minimum", "maximum"))
+    histogram.minimum, histogram.maximum = (typed(entry[key], float, key) for key in ("minimum", "maximum"))
     bounded = -(2.0**128) < histogram.minimum <= histogram.maximum < 2.0**128
     if not bounded or exponent_for(histogram.limit) != histogram.exponent or histogram.counts[1, 0]:
         raise ValueError(f"minimum, maximum and exponent of {name!r} do not fit together")
@@ -174,18 +175,3 @@ def _histogram(entry: Any, name: str) -> Histogram:
         if row.any() and np.flatnonzero(row)[-1] > max(end, 0.0) / histogram.width:
             raise ValueError(f"counts of {name!r} lie outside its minimum and maximum")
     return histogram
-
-
-def _check_keys(data: Any, keys: set[str], where: str) -> None:
-    if not isinstance(data, dict) or data.keys() != keys:
-        raise ValueError(f"{where} is an object with the keys {sorted(keys)}")
-
-
-def _typed(value: Any, kind: type, where: str) -> Any:
-    if type(value) is not kind:
-        raise ValueError(f"{where} is {kind.__name__}, got {value!r:.80}")
-    return value
-
-
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    return tuple(_typed(item, str, where) for item in _typed(value, list, where))
