@@ -9,10 +9,9 @@ from pathlib import Path
 from edgevision.calibration import METHODS
 from edgevision.calibration.tensorrt_cache import read_cache_file
 from edgevision.errors import UsageError
+from edgevision.export.recipes import Recipe, Triple, parse_recipe
 from edgevision.geometry import RESIZE_MODES
 from edgevision.manifest import PRECISIONS
-
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class ExportConfig:
         labels: `coco80`, `coco90`, `voc21`, `cityscapes19`, or a file with one name per line.
         priors: file with an SSD's prior boxes, or a JSON specification to generate them from.
         input_wh: input size in pixels for a model that leaves it open.
+        preprocess: how pixels are normalised, in one word or in numbers (recipes.py): stands for `mean` and `std`, and
+            for `color` where it says one.
         resize: one of geometry.RESIZE_MODES.
         pad_value: grey level around a letterboxed picture, 0..255.
         color: `rgb` or `bgr`.
@@ -48,6 +49,7 @@ class ExportConfig:
     labels: str | None = None
     priors: Path | str | None = None
     input_wh: tuple[int, int] | None = None
+    preprocess: str | None = None
     resize: str | None = None
     pad_value: float | None = None
     color: str | None = None
@@ -73,6 +75,10 @@ class ExportConfig:
             if getattr(self, name) not in allowed:
                 choices = ", ".join(choice for choice in allowed if choice)
                 raise UsageError(f"{name} is one of {choices}; got {getattr(self, name)!r}")
+        if self.recipe is not None:
+            for name in ("mean", "std", "color"):
+                if getattr(self, name) is not None and getattr(self.recipe, name) is not None:
+                    raise UsageError(f"--preprocess {self.preprocess} says {name} already: leave out --{name}")
         for name in ("nms_iou", "confidence"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
@@ -92,6 +98,11 @@ class ExportConfig:
             raise UsageError("the accuracy gate needs both --dataset SPEC and --max-drop POINTS")
         if self.dataset is not None and self.resolved_precision != "int8":
             raise UsageError("--dataset and --max-drop compare INT8 with float: they need --precision int8")
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What `preprocess` stands for."""
+        return None if self.preprocess is None else parse_recipe(self.preprocess)
 
     @property
     def resolved_precision(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 
-from edgevision.errors import BundleError, ModelError
+from edgevision.errors import BundleError, ModelError, UsageError
 from edgevision.export.config import ExportConfig
 from edgevision.export.families import identify
 from edgevision.export.folding import fold_constants
@@ -27,6 +27,10 @@ from edgevision.labels import load_labels
 from edgevision.manifest import Nms, Preprocess
 
 _ELEMENTS_PER_TENSOR = 1 << 28
+# Numbers of classes that stand for one public data set: COCO's boxes, numbered anew or by category id (with a column
+# for id 0 or without), Cityscapes, VOC with background. 20 classes could be anything.
+_COCO = {80: "coco80", 90: "coco90", 91: "coco90"}
+_USUAL = {"detection": _COCO, "instance": _COCO, "semantic": {19: "cityscapes19", 21: "voc21"}}
 
 
 @dataclass
@@ -87,9 +91,10 @@ def prepare(source: Path | str | bytes, config: ExportConfig, report: ExportRepo
     with report.step("normalise") as facts:
         form = identified.head.normalise(model, identified.match)
         facts.update(form.facts)
+        report.precision = _resolve_precision(config, form, identified.head.name)
         preprocess, sources = resolve_preprocess(model.image, config, loaded.metadata, form.preprocess)
         nms = _resolve_nms(form.nms, config, loaded.metadata.section("nms"))
-        labels = _resolve_labels(model, form)
+        labels = _resolve_labels(model, form, facts)
         facts.update(preprocess=dataclasses.asdict(preprocess), preprocess_sources=sources)
     with report.step("simplify") as facts:
         try:
@@ -99,13 +104,21 @@ def prepare(source: Path | str | bytes, config: ExportConfig, report: ExportRepo
                 "the types of the model's tensors contradict each other where its head was rewritten "
                 f"({' '.join(str(error).split())[:300]}); export it again, in float32"
             ) from error
-        _check_normal_form(graph)
+        _check_normal_form(graph, open_inside=bool(form.float_only))
         facts["nodes"] = len(graph.proto.node)
     report.family, report.task = identified.head.name, form.task
     name = "model" if isinstance(source, bytes) else Path(source).stem
     return PreparedModel(
         graph, name, form.task, identified.head.name, form.classes, labels, preprocess, nms, loaded.sha256, report
     )
+
+
+def _resolve_precision(config: ExportConfig, form: NormalForm, family: str) -> str:
+    """What is exported: float32 for a family that takes nothing else, unless something else was asked for."""
+    asked = config.precision or ("int8" if config.calibration_images is not None else "fp32")
+    if form.float_only and asked != "fp32":
+        raise UsageError(f"family {family} cannot be exported at {asked}: {form.float_only}")
+    return "fp32" if form.float_only else config.resolved_precision
 
 
 def _resolve_nms(default: Nms | None, config: ExportConfig, noted: Mapping[str, Any]) -> Nms | None:
@@ -120,7 +133,7 @@ def _resolve_nms(default: Nms | None, config: ExportConfig, noted: Mapping[str, 
         raise ModelError(f"metadata: nms = {dict(noted)} is not understood: {error}; correct or remove it") from error
 
 
-def _resolve_labels(model: SourceModel, form: NormalForm) -> tuple[str, ...]:
+def _resolve_labels(model: SourceModel, form: NormalForm, facts: dict[str, Any]) -> tuple[str, ...]:
     """The class names, checked against the number of classes; empty where nothing names them."""
     classes = form.classes
     if model.config.labels is not None:
@@ -133,14 +146,21 @@ def _resolve_labels(model: SourceModel, form: NormalForm) -> tuple[str, ...]:
             f"the model's metadata names {len(labels)} classes, its head has {classes}; "
             f"give --labels with {classes} names"
         )
+    usual = None if labels else _USUAL.get(form.task, {}).get(classes)
+    if usual is not None:
+        labels = load_labels(usual, classes)
+        facts["labels"] = f"{usual}: what {classes} classes without names usually are; --labels names others"
     return labels
 
 
-def _check_normal_form(graph: Graph) -> None:
-    """Every tensor must have a size that does not depend on the picture, and that fits into memory."""
+def _check_normal_form(graph: Graph, *, open_inside: bool) -> None:
+    """Every tensor must have a size that does not depend on the picture, and that fits into memory; with `open_inside`
+    the outputs must."""
     shapes = {name: graph.shape(name) for node in graph.nodes for name in node.output if name}
-    makers = sorted({graph.producer[name].op_type for name, shape in shapes.items() if shape is None})
-    makers += sorted({node.op_type for node in graph.nodes} & {"If", "Loop", "Scan"} - set(makers))
+    fixed = set(graph.outputs) if open_inside else set(shapes)
+    makers = sorted({graph.producer[name].op_type for name in fixed if shapes.get(name) is None})
+    refused = {"Loop", "Scan"} if open_inside else {"If", "Loop", "Scan"}
+    makers += sorted({node.op_type for node in graph.nodes} & refused - set(makers))
     if makers:
         raise ModelError(
             f"the network holds {', '.join(makers)}, whose results have a size that depends on the picture; "

@@ -10,10 +10,11 @@ from typing import Any
 import onnx
 
 from edgevision.errors import ModelError, UsageError
-from edgevision.export.config import ExportConfig, Triple
+from edgevision.export.config import ExportConfig
 from edgevision.export.graph import Graph, type_name
 from edgevision.export.heads.base import ImageInput, PreprocessDefaults
 from edgevision.export.metadata import Metadata
+from edgevision.export.recipes import CHOICES, Triple
 from edgevision.geometry import RESIZE_MODES
 from edgevision.manifest import Preprocess
 
@@ -61,6 +62,7 @@ def resolve_preprocess(
     for name in ("resize", "pad_value", "color", "mean", "std"):
         for value, source in (
             (getattr(config, name), f"--{name.replace('_', '-')}"),
+            (getattr(config.recipe, name, None), f"--preprocess {config.preprocess}"),
             (noted.get(name), "metadata"),
             (getattr(defaults, name), f"default of {defaults.source}"),
         ):
@@ -68,18 +70,20 @@ def resolve_preprocess(
                 chosen[name], sources[name] = value, source
                 break
     if image.dtype == "uint8":
-        if config.mean is not None or config.std is not None:
+        stated = [name for name in ("preprocess", "mean", "std") if getattr(config, name) is not None]
+        if stated:
             raise UsageError(
-                f"input {image.name!r} takes uint8 pixels and normalises them in the graph: leave out --mean and --std"
+                f"input {image.name!r} takes uint8 pixels and normalises them in the graph: leave out --{stated[0]}"
             )
         chosen.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         sources.update(mean="uint8 input", std="uint8 input")
     missing = [name for name in ("mean", "std") if name not in chosen]
+    if len(missing) == 1:
+        raise UsageError(f"mean and std belong together, and nothing says {missing[0]}: give --{missing[0]}, too")
     if missing:
         raise UsageError(
             "nothing says how this model's pixels are normalised, and a wrong guess costs accuracy silently: give "
-            f"{' and '.join(f'--{name}' for name in missing)} in 0..255 units, as it was trained. "
-            f"Common: {defaults.candidates}"
+            f"--preprocess as in training, which is {CHOICES}. Common here: {defaults.candidates}"
         )
     if 0.0 in chosen["std"]:
         raise UsageError(f"{sources['std']}: std has a zero, got {chosen['std']}")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgevision.export.config import Triple
 from edgevision.export.graph import Graph
 from edgevision.export.heads.base import Refusal, SourceModel
+from edgevision.export.recipes import Triple
 from edgevision.manifest import Nms
 
 RAW = "export the network without its post-processing: a module that returns head(features) of backbone(picture)"
@@ -38,29 +38,44 @@ class Transform:
 
 def find_transform(model: SourceModel) -> Transform | Refusal:
     """The transform between the picture and the first convolution, which must leave the picture's size alone."""
-    graph = model.graph
-    first = next((node for node in graph.nodes if node.op_type == "Conv"), None)
-    steps: list[onnx.NodeProto] = []
-    tensor = first.input[0] if first is not None else ""
-    while tensor in graph.producer and graph.producer[tensor].op_type in _MOVES | {"Sub", "Div"}:
-        steps.append(graph.producer[tensor])
-        tensor = steps[-1].input[0]
-    arithmetic = [node for node in steps if node.op_type in ("Sub", "Div")]
-    if first is None or tensor != model.image.name or [node.op_type for node in arithmetic] != ["Div", "Sub"]:
-        return Refusal("between the picture and the first convolution there is no transform of torchvision's detectors")
-    values = [graph.constants.get(node.input[1], np.zeros(0)).astype(np.float64).ravel() for node in arithmetic]
-    if any(value.size != 3 for value in values) or model.image.layout != "nchw":
-        return Refusal("the picture is not normalised with three means and three standard deviations")
+    graph, transform = model.graph, find_normalisation(model)
+    if isinstance(transform, Refusal):
+        return transform
     wide, high = model.image.wh
-    shapes = [graph.shape(node.output[0]) or () for node in steps]
+    shapes = [graph.shape(node.output[0]) or () for node in _steps(graph, transform.convolution)]
     changed = next((shape for shape in shapes if shape[-2:] != (high, wide)), None)
-    if changed is not None or graph.shape(first.input[0]) != (1, 3, high, wide):
+    if changed is not None or graph.shape(transform.convolution.input[0]) != (1, 3, high, wide):
         return Refusal(
             f"torchvision's transform turns the picture {wide}x{high} into {list(changed or ())}",
             "export it with a picture of the size that the network takes",
         )
+    return transform
+
+
+def find_normalisation(model: SourceModel) -> Transform | Refusal:
+    """The transform between the picture and the first convolution, whatever it makes of the picture's size."""
+    graph = model.graph
+    first = next((node for node in graph.nodes if node.op_type == "Conv"), None)
+    steps = [] if first is None else _steps(graph, first)
+    arithmetic = [node for node in steps if node.op_type in ("Sub", "Div")]
+    begins = steps and steps[-1].input[0] == model.image.name
+    if first is None or not begins or [node.op_type for node in arithmetic] != ["Div", "Sub"]:
+        return Refusal("between the picture and the first convolution there is no transform of torchvision's detectors")
+    values = [graph.constants.get(node.input[1], np.zeros(0)).astype(np.float64).ravel() for node in arithmetic]
+    if any(value.size != 3 for value in values) or model.image.layout != "nchw":
+        return Refusal("the picture is not normalised with three means and three standard deviations")
     std, mean = (tuple(float(v) for v in np.round(value * 255, 4)) for value in values)
     return Transform(first, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+
+
+def _steps(graph: Graph, convolution: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """What is done to the picture before it enters the convolution, the last step first."""
+    steps: list[onnx.NodeProto] = []
+    tensor = convolution.input[0]
+    while tensor in graph.producer and graph.producer[tensor].op_type in _MOVES | {"Sub", "Div"}:
+        steps.append(graph.producer[tensor])
+        tensor = steps[-1].input[0]
+    return steps
 
 
 def kept_settings(graph: Graph, iou: float) -> tuple[Nms, dict[str, float]]:

@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--nms-iou", metavar="IOU", type=float, help="default threshold of the suppression")
     model.add_argument("--confidence", metavar="SCORE", type=float, help="default score threshold")
     pixels = parser.add_argument_group("preprocessing, as in training (default: metadata, then the family's own)")
+    pixels.add_argument(
+        "--preprocess",
+        metavar="tf|torch|caffe|unit|raw|M/S[/COLOR]",
+        help="how pixels are normalised: tf: to -1..1; torch: RGB, ImageNet statistics; caffe: BGR minus ImageNet's "
+        "mean; unit: to 0..1; raw: 0..255; or mean and std in numbers, like 127/128 or 104,117,123/1/bgr",
+    )
     pixels.add_argument("--resize", choices=RESIZE_MODES)
     pixels.add_argument("--pad-value", metavar="GREY", type=_grey, help="around a letterboxed picture, 0..255")
     pixels.add_argument("--color", choices=("rgb", "bgr"))
@@ -82,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         labels=args.labels,
         priors=args.priors,
         input_wh=args.input_size,
+        preprocess=args.preprocess,
         resize=args.resize,
         pad_value=args.pad_value,
         color=args.color,

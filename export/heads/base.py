@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edgevision.errors import UsageError
-from edgevision.export.config import ExportConfig, Triple
+from edgevision.export.config import ExportConfig
 from edgevision.export.graph import Graph
 from edgevision.export.metadata import Metadata
+from edgevision.export.recipes import Triple
 from edgevision.manifest import Nms
 
 
@@ -78,7 +79,7 @@ class PreprocessDefaults:
 
     Attributes:
         source: where these come from, for the report.
-        candidates: flags that are common for this family, offered where something is None.
+        candidates: what `--preprocess` commonly is for this family, offered where something is None.
     """
 
     source: str
@@ -101,6 +102,8 @@ class NormalForm:
         nms: the family's suppression; None for tasks without.
         facts: decisions taken and what was cut, for the report.
         labels: the family's own class names, where it always has the same.
+        float_only: why the graph runs in float32 alone, with sizes inside it that depend on the picture; empty where
+            it takes every precision.
     """
 
     task: str
@@ -109,6 +112,7 @@ class NormalForm:
     nms: Nms | None
     facts: Mapping[str, object]
     labels: tuple[str, ...] = ()
+    float_only: str = ""
 
 
 class Head(Protocol):

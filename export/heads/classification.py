@@ -18,10 +18,7 @@ from edgevision.export.decode import Decode, mark_decode
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel, choice
 from edgevision.export.output_structure import class_activation
 
-_CANDIDATES = (
-    "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 (ImageNet statistics: torchvision, timm), "
-    "--mean 127.5 --std 127.5 (TensorFlow), --mean 0 --std 255 (Ultralytics)"
-)
+_CANDIDATES = "torch (torchvision, timm), tf (TensorFlow), unit (Ultralytics)"
 
 
 class ClassificationHead:

@@ -21,9 +21,7 @@ from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, 
 from edgevision.export.output_structure import class_activation
 from edgevision.manifest import Nms
 
-_CANDIDATES = (
-    "--mean 0 --std 255 (RT-DETR, D-FINE), --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 (DETR, RF-DETR)"
-)
+_CANDIDATES = "unit (RT-DETR, D-FINE), torch (DETR, RF-DETR)"
 
 
 class DetrHead:

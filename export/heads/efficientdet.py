@@ -89,8 +89,7 @@ class EfficientdetHead:
             mean=None,
             std=None,
             pad_value=124.0,
-            candidates="--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 (D0 to D7), --mean 127.5 --std 127.5 "
-            "(lite, AdvProp), --mean 127 --std 128 (TensorFlow lite)",
+            candidates="torch (D0 to D7), tf (lite, AdvProp), 127/128 (TensorFlow lite)",
         )
         nms = Nms(iou_threshold=0.5, confidence=0.3, max_detections=100)
         return NormalForm("detection", classes, preprocess, nms, {"form": match.reason, **facts})

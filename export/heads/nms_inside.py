@@ -23,10 +23,7 @@ from edgevision.manifest import Nms
 
 _MOVES = frozenset(["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast"])
 _LEAST_CONFIDENCE, _CONFIDENCE = 0.05, 0.3
-_CANDIDATES = (
-    "--mean 127.5 --std 127.5 (TensorFlow SSD), --mean 0 --std 255 (YOLO), "
-    "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 (ImageNet statistics)"
-)
+_CANDIDATES = "tf (TensorFlow SSD), unit (YOLO), torch (torchvision)"
 
 
 class NmsInsideHead:

@@ -63,11 +63,7 @@ class PpyoloeHead:
         if match.found["strides"] == _PICODET_STRIDES:
             preprocess = PreprocessDefaults("PP-PicoDet", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
         else:
-            preprocess = PreprocessDefaults(
-                "PP-YOLOE",
-                candidates="--mean 0 --std 255 (PP-YOLOE+), "
-                "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 (PP-YOLOE)",
-            )
+            preprocess = PreprocessDefaults("PP-YOLOE", candidates="unit (PP-YOLOE+), torch (PP-YOLOE)")
         nms = Nms(iou_threshold=0.7, confidence=0.3)
         return NormalForm("detection", match.found["classes"], preprocess, nms, {"form": match.reason})
 

@@ -21,10 +21,7 @@ from edgevision.export.output_structure import class_activation
 _LEFT = "left to the runtime: the scores are to be enlarged first"
 _LARGEST_STRIDE = 16
 _INTEGERS = {onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
-_CANDIDATES = (
-    "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 (ImageNet statistics: torchvision, SegFormer, PIDNet), "
-    "--mean 127.5 --std 127.5 (TensorFlow DeepLab, PP-LiteSeg), --mean 0 --std 255 (pixels / 255)"
-)
+_CANDIDATES = "torch (torchvision, SegFormer, PIDNet), tf (TensorFlow DeepLab, PP-LiteSeg), unit (U-Net, portraits)"
 
 
 class SemanticHead:

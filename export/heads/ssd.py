@@ -24,6 +24,7 @@ from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, 
 from edgevision.export.output_structure import class_activation, decoded_unit
 from edgevision.export.priors import FORMATS, detect_format, read_priors, to_centres
 from edgevision.export.rows import locations
+from edgevision.labels import BUILT_IN
 from edgevision.manifest import Nms
 
 T = TypeVar("T")
@@ -62,8 +63,10 @@ class SsdHead:
         missing: list[str] = []
         activation, activation_source = _ask(missing, lambda: self._activation(model, scores), ("none", ""))
         softmax = activation == "softmax" or class_activation(graph, scores) == "Softmax"
-        background, background_source = _ask(missing, lambda: self._background(model, columns, softmax), (False, ""))
         coder, centres, box_facts = _ask(missing, lambda: self._boxes(model, boxes, priors), _NO_BOXES)
+        background, background_source = _ask(
+            missing, lambda: self._background(model, columns, softmax, coder), (False, "")
+        )
         if missing:
             raise ModelError(";\n".join(missing))
 
@@ -117,7 +120,7 @@ class SsdHead:
             )
         return stated
 
-    def _background(self, model: SourceModel, columns: int, softmax: bool) -> tuple[bool, str]:
+    def _background(self, model: SourceModel, columns: int, softmax: bool, coder: str) -> tuple[bool, str]:
         stated = choice(model, self, "background", ("yes", "no"))
         if stated is not None:
             if stated[0] == "yes" and columns < 2:
@@ -137,6 +140,8 @@ class SsdHead:
                 f"the labels name {len(model.labels)} classes, the scores have {columns} columns (one may be "
                 f"background): give --labels with {columns} or {columns - 1} names"
             )
+        if coder == "tf" and columns == len(BUILT_IN["coco90"]):
+            return True, f"TensorFlow's coder and {columns} columns: COCO's category ids, from 0 for background"
         raise ModelError(
             f"the scores have {columns} columns and the file does not say whether column 0 is background: give "
             "--labels (their number tells), or --head background=yes or --head background=no"
@@ -270,10 +275,7 @@ def _defaults(coder: str, input_wh: tuple[int, int], count: int) -> tuple[Prepro
         return PreprocessDefaults("torchvision SSD300", mean=(123.0, 117.0, 104.0), std=(1.0, 1.0, 1.0)), nms
     if (input_wh, count) == ((320, 320), 3234):
         return PreprocessDefaults("torchvision SSDLite320", mean=half, std=half), nms
-    candidates = (
-        "--mean 123,117,104 --std 1 (VGG SSD), --mean 127.5 --std 127.5 (SSDLite, MobileNet SSD), "
-        "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 (ImageNet statistics)"
-    )
+    candidates = "123,117,104/1/rgb (VGG SSD), tf (SSDLite, MobileNet SSD), torch (ImageNet statistics)"
     return PreprocessDefaults("SSD", candidates=candidates), nms
 
 

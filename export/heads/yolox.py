@@ -3,7 +3,7 @@
 Columns: centre offset in cells, logarithm of the size in cells, objectness and class probabilities (sigmoid applied);
 or, exported with --decode_in_inference, cx, cy, w, h in pixels. Source: Megvii-BaseDetection/YOLOX, its head,
 demo and ONNX documentation: keep the aspect, pad right and below with 114, BGR 0..255; files from before version
-0.1.1 (`--legacy` there) take RGB with ImageNet statistics.
+0.1.1 (`--legacy` there) take RGB with ImageNet statistics: `--preprocess torch`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnx
 from edgevision.export.box_coding import append_centres, append_offsets, append_product, cells
 from edgevision.export.decode import Decode, mark_decode
 from edgevision.export.graph import Graph
-from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel, choice
+from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel
 from edgevision.export.output_structure import decode_nodes
 from edgevision.export.rows import locations, single_rows, split_rows
 from edgevision.manifest import Nms
@@ -30,9 +30,7 @@ class YoloxHead:
 
     name = "yolox"
     about = "YOLOX: one output [1,N,5+classes], decoded or not"
-    options: Mapping[str, str] = {
-        "legacy": "yes: trained before YOLOX 0.1.1, on RGB with ImageNet statistics; no (the default): BGR 0..255",
-    }
+    options: Mapping[str, str] = {}
 
     def recognise(self, model: SourceModel) -> Match | Refusal:
         """See heads.base.Head."""
@@ -59,7 +57,6 @@ class YoloxHead:
     def normalise(self, model: SourceModel, match: Match) -> NormalForm:
         """See heads.base.Head."""
         graph, output, classes = model.graph, match.found["output"], match.found["classes"]
-        legacy = choice(model, self, "legacy", ("yes", "no")) or ("no", "default")
         decode = Decode(graph)
         mark_decode(graph, [output])
         boxes, objectness, probabilities = split_rows(decode, output, (4, 1, classes))
@@ -72,16 +69,10 @@ class YoloxHead:
         scores = append_product(decode, objectness, probabilities)
         float32 = onnx.TensorProto.FLOAT
         decode.finish({"boxes": (xyxy, float32), "scores": (scores, float32)})
-        old = legacy[0] == "yes"
         preprocess = PreprocessDefaults(
-            "YOLOX",
-            resize="letterbox-topleft",
-            color="rgb" if old else "bgr",
-            mean=(123.675, 116.28, 103.53) if old else (0.0,) * 3,
-            std=(58.395, 57.12, 57.375) if old else (1.0,) * 3,
-            pad_value=114.0,
+            "YOLOX", resize="letterbox-topleft", color="bgr", mean=(0.0,) * 3, std=(1.0,) * 3, pad_value=114.0
         )
-        facts = {"output": output, "decoded_in_graph": match.found["decoded"], "legacy": f"{legacy[0]} ({legacy[1]})"}
+        facts = {"output": output, "decoded_in_graph": match.found["decoded"]}
         return NormalForm("detection", classes, preprocess, Nms(iou_threshold=0.45, confidence=0.3), facts)
 
 

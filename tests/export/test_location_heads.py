@@ -65,8 +65,14 @@ def test_yolox_preprocessing_has_two_ages() -> None:
         (1.0,) * 3,
         114.0,
     )
-    old = prepare(data, ExportConfig(precision="fp32", head={"legacy": "yes"})).preprocess
-    assert (old.color, old.mean, old.std) == ("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    old = prepare(data, ExportConfig(precision="fp32", preprocess="torch")).preprocess
+    assert (old.resize, old.color, old.mean, old.std, old.pad_value) == (
+        "letterbox-topleft",
+        "rgb",
+        (123.675, 116.28, 103.53),
+        (58.395, 57.12, 57.375),
+        114.0,
+    )
 
 
 # YOLOv5, v7, v6 --------------------------------------------------------------------------------------------------
@@ -307,7 +313,7 @@ def test_rows_that_could_be_anything_are_refused_with_what_would_settle_it() -> 
 def test_real_files_are_recognised(shared: Any) -> None:
     models = shared / "models"
     for name, family, head in (
-        ("yolox_nano", "yolox", {"legacy": "yes"}),
+        ("yolox_nano", "yolox", {}),
         ("nanodet_m_416", "nanodet", {}),
         ("yolo_fastest_xl_320", "yolov3", {"anchors": "12,18,37,49,52,132,115,73,119,199,242,238"}),
         ("yunet_n_640", "yunet", {}),

@@ -60,7 +60,7 @@ def test_more_than_255_classes_need_a_wider_map() -> None:
 
 
 def test_preprocessing_is_never_guessed() -> None:
-    with pytest.raises(UsageError, match=r"--mean and --std.*ImageNet"):
+    with pytest.raises(UsageError, match=r"--preprocess.*unit .*Common here: torch .*torchvision"):
         prepare(semantic_model().SerializeToString(), ExportConfig(precision="fp32"))
 
 
@@ -129,6 +129,8 @@ def test_an_nhwc_uint8_input_is_understood() -> None:
     assert (spec.mean, spec.std) == ((0.0,) * 3, (1.0,) * 3)
     with pytest.raises(UsageError, match="leave out --mean"):
         prepare(data, FP32)
+    with pytest.raises(UsageError, match="leave out --preprocess"):
+        prepare(data, ExportConfig(precision="fp32", preprocess="unit"))
 
 
 def test_the_real_deeplab_gives_its_own_argmax(shared: Path) -> None:

@@ -175,7 +175,7 @@ def test_an_activation_is_not_applied_twice() -> None:
 
 def test_preprocessing_that_nothing_states_is_refused() -> None:
     model = ssd_model(activation="Softmax", priors=PRIORS)
-    with pytest.raises(UsageError, match=r"--mean and --std.*--mean 127.5 --std 127.5"):
+    with pytest.raises(UsageError, match=r"--preprocess.*Common here: .*tf \(SSDLite, MobileNet SSD\)"):
         prepare(model.SerializeToString(), ExportConfig(precision="fp32"))
 
 

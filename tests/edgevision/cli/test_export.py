@@ -86,7 +86,10 @@ def test_options_of_the_family_and_priors_reach_the_head(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "--mean and --std"),
+        ([], "--preprocess"),
+        (["--preprocess", "keras"], "--preprocess keras: expected tf"),
+        (["--preprocess", "torch", "--mean", "1"], "leave out --mean"),
+        (["--mean", "1"], "give --std, too"),
         (["--mean", "a"], "numbers"),
         (["--mean", "1,2"], "one or three"),
         (["--std", "inf"], "numbers"),

@@ -126,7 +126,7 @@ def test_anything_else_is_an_error_without_traceback(
 def test_the_real_models_are_explained(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, expected in (
         ("ssd_mobilenet_v1_coco_raw", "--priors"),
-        ("deeplabv3_mnv2_voc_513", "--mean and --std"),
+        ("deeplabv3_mnv2_voc_513", "give --preprocess as in training, which is tf"),
         ("ultraface_rfb_320", "family      ssd (detection), 1 classes"),
         ("yolox_nano", "--family yolov8"),
     ):
