@@ -1,8 +1,19 @@
-"""How good a model is: labelled data sets, metrics, and the run that joins them."""
+"""How good a model is: labelled data sets, metrics, the run that joins them, and a bundle's graphs side by side."""
 
-from edgevision.evaluation.comparison import compare
-from edgevision.evaluation.datasets import BoxDataset, Dataset, MaskDataset
+from edgevision.evaluation.comparison import Comparison, compare, compare_graphs
+from edgevision.evaluation.datasets import BoxDataset, Dataset, MaskDataset, PictureSet, open_images
 from edgevision.evaluation.evaluator import evaluate
 from edgevision.evaluation.specs import open_dataset
 
-__all__ = ["BoxDataset", "Dataset", "MaskDataset", "compare", "evaluate", "open_dataset"]
+__all__ = [
+    "BoxDataset",
+    "Comparison",
+    "Dataset",
+    "MaskDataset",
+    "PictureSet",
+    "compare",
+    "compare_graphs",
+    "evaluate",
+    "open_dataset",
+    "open_images",
+]

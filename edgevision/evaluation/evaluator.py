@@ -84,6 +84,7 @@ def evaluate(
                     [model],
                     dithers([model], run) if repeats > 1 else [None],
                     judge.pictures,
+                    range(len(judge.pictures)),
                     lambda index, results, score=score: score.add(index, results[0]),  # type: ignore[misc]
                     progress,
                 )

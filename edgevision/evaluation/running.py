@@ -56,10 +56,11 @@ def run_pictures(
     models: Sequence[Model],
     noise: Sequence[Dither | None],
     pictures: Sequence[Picture],
+    numbers: Sequence[int],
     take: Callable[[int, list[Result]], None],
     progress: Progress,
 ) -> None:
-    """Send every picture through all models and give the results, in the models' order, to `take`.
+    """Send the pictures `numbers` through all models and give the results, in the models' order, to `take`.
 
     Args:
         noise: of each model's input, or None.
@@ -69,7 +70,7 @@ def run_pictures(
         DatasetError: a picture cannot be read.
         SessionError: inference failed.
     """
-    numbers = iter(range(len(pictures)))
+    waiting = iter(numbers)
     lock, stop = threading.Lock(), threading.Event()
 
     def work() -> None:
@@ -80,7 +81,7 @@ def run_pictures(
                 stack.callback(lanes[-1].close)
             while not stop.is_set():
                 with lock:
-                    index = next(numbers, None)
+                    index = next(waiting, None)
                 if index is None:
                     return
                 image = pictures[index].read()
@@ -90,7 +91,7 @@ def run_pictures(
                 with lock:
                     progress.update()
 
-    workers = min(len(pictures), *(model.lanes() for model in models))
+    workers = min(len(numbers), *(model.lanes() for model in models))
     with ThreadPoolExecutor(workers, "evaluate") as pool:
         futures = [pool.submit(work) for _ in range(workers)]
         try:
