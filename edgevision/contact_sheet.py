@@ -23,7 +23,7 @@ def contact_sheet(titles: Sequence[str], rows: Sequence[Sequence[NDArray[np.uint
 
     Args:
         titles: one per column.
-        rows: BGR uint8 pictures, each row as long as `titles`; every picture is scaled to `cell_wh`.
+        rows: BGR uint8 pictures, each row as long as `titles`; every picture is scaled to fit into `cell_wh`.
         cell_wh: width and height of a cell, pixels.
 
     Returns:
@@ -36,8 +36,13 @@ def contact_sheet(titles: Sequence[str], rows: Sequence[Sequence[NDArray[np.uint
         position = (_MARGIN + column * step_x, _TITLE_HEIGHT - 10)
         cv2.putText(sheet, title, position, cv2.FONT_HERSHEY_SIMPLEX, 0.7, _INK, 1, cv2.LINE_AA)
         for row, pictures in enumerate(rows):
-            x, y = _MARGIN + column * step_x, _TITLE_HEIGHT + row * step_y
-            sheet[y : y + h, x : x + w] = cv2.resize(pictures[column], cell_wh, interpolation=cv2.INTER_AREA)
+            image = pictures[column]
+            scale = min(w / image.shape[1], h / image.shape[0])
+            fitted_wh = min(w, max(1, round(scale * image.shape[1]))), min(h, max(1, round(scale * image.shape[0])))
+            x = _MARGIN + column * step_x + (w - fitted_wh[0]) // 2
+            y = _TITLE_HEIGHT + row * step_y + (h - fitted_wh[1]) // 2
+            fitted = cv2.resize(image, fitted_wh, interpolation=cv2.INTER_AREA)
+            sheet[y : y + fitted_wh[1], x : x + fitted_wh[0]] = fitted
     return sheet
 
 

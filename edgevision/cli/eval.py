@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from edgevision.cli.backend import add_backend_arguments, backend_text
 from edgevision.cli.output import finish, table
 from edgevision.evaluation.specs import SPEC_HELP
+from edgevision.evaluation.tables import FIGURES, figure
 from edgevision.manifest import PRECISIONS
 
-HELP = "accuracy of a bundle on a labelled data set"
-
-_COLUMNS = {
-    "map_50_95": "mAP50-95",
-    "map_50": "mAP50",
-    "mask_map_50_95": "mask mAP50-95",
-    "mask_map_50": "mask mAP50",
-    "voc_ap_50": "VOC AP50",
-    "miou": "mIoU",
-    "pixel_accuracy": "pixels right",
-    "recall_at_threshold": "recall",
-    "precision_at_threshold": "precision",
-}
+HELP = "accuracy of a bundle on a labelled data set, or how far its graphs agree with float on pictures alone"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle written by edgevision export")
-    parser.add_argument("--dataset", metavar="SPEC", required=True, help=SPEC_HELP)
+    pictures = parser.add_mutually_exclusive_group(required=True)
+    pictures.add_argument("--dataset", metavar="SPEC", help=SPEC_HELP)
+    pictures.add_argument(
+        "--images", metavar="FOLDER", help="pictures without labels: every graph's agreement with the float one"
+    )
     add_backend_arguments(parser)
     parser.add_argument("--precision", choices=PRECISIONS, help="which graph runs (default: the bundle's best here)")
     parser.add_argument(
@@ -38,74 +32,79 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=int, default=1, metavar="N", help="N runs with dithered input: mean and standard error"
     )
     parser.add_argument(
-        "--confidence", type=float, metavar="C", help="where recall and precision are taken (default: the bundle's)"
+        *("--confidence", "--threshold"),
+        type=float,
+        metavar="C",
+        help="where recall, precision and agreement are taken (default: the bundle's)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="with --compare or --images: a page with the pictures that differ most, as HTML, Markdown, JSON and PNG",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from edgevision.bundle import Bundle
     from edgevision.errors import UsageError
-    from edgevision.evaluation import compare, evaluate, open_dataset
+    from edgevision.evaluation import compare_graphs, evaluate, open_dataset, open_images
+    from edgevision.evaluation.page import PICTURES, make_folder, write_report
 
-    if args.compare and (args.precision or args.graph != "auto" or args.backend not in ("auto", "cpu")):
-        raise UsageError("--compare shows every graph of the bundle, on the CPU: leave out --precision and --graph")
+    compared = args.compare or args.images is not None
+    if compared and (args.precision or args.graph != "auto" or args.backend not in ("auto", "cpu")):
+        raise UsageError(
+            "--compare and --images show every graph of the bundle, on the CPU: leave out --precision and --graph"
+        )
+    if args.output is not None and not compared:
+        raise UsageError("--output is for the page that compares graphs: add --compare")
     bundle = Bundle(args.bundle)  # before the data set, which may take long to read
-    dataset = open_dataset(args.dataset)
+    dataset = open_dataset(args.dataset) if args.images is None else open_images(args.images)
     options = {
         "repeats": args.repeats,
         "confidence": args.confidence,
         "limit": args.limit,
         "quiet": args.quiet,
     }
-    if args.compare:
-        data = compare(bundle, dataset, **options)
-        results = list(data["graphs"].values())
-    else:
-        data = evaluate(
-            bundle,
-            dataset,
-            backend=args.backend,
-            device=args.device,
-            precision=args.precision,
-            graph=args.graph,
-            **options,
-        )
-        results = [data]
-    finish(args, data, _text(results))
+    if compared:
+        folder = None if args.output is None else make_folder(args.output)
+        comparison = compare_graphs(bundle, dataset, pictures=0 if folder is None else PICTURES, **options)
+        written = [] if folder is None else write_report(folder, comparison)
+        finish(args, comparison.data, _compared_text(comparison.data, written))
+        return 0
+    data = evaluate(
+        bundle,
+        dataset,
+        backend=args.backend,
+        device=args.device,
+        precision=args.precision,
+        graph=args.graph,
+        **options,
+    )
+    finish(args, data, _text(data))
     return 0
 
 
-def _text(results: list[dict[str, Any]]) -> str:
-    first = results[0]
-    keys = [key for key in _COLUMNS if first.get(key) is not None]
-    compared = [key for key in keys if key in first.get("loss_points", {})][:1]
-    rows = [
-        [r["graph"], r["precision"], *(_figure(r, key) for key in keys), *(_loss(r, key) for key in compared)]
-        for r in results
-    ]
-    lost = [f"{_COLUMNS[key]} lost, points" for key in compared]
-    lines = [f"{first['bundle']} on {first['images']} pictures", ""]
-    lines.append(table(["graph", "precision", *(_COLUMNS[key] for key in keys), *lost], rows))
-    if first["threshold"] is not None:
-        lines.append(f"Recall and precision at confidence {first['threshold']:g}, IoU 0.5.")
-    if len(results) == 1:
-        lines.append(backend_text(first["model"]))
-        lines += ["", _per_class(first["per_class"])]
-    return "\n".join([*lines, *(f"note: {warning}" for warning in first["warnings"])])
+def _compared_text(data: dict[str, Any], written: list[Path]) -> str:
+    from edgevision.evaluation.tables import comparison_tables
+
+    lines = [f"{data['bundle']} on {data['images']} pictures"]
+    for found in comparison_tables(data):
+        if found.title != "Classes":  # those are in the JSON and on the page
+            lines += ["", f"{found.title}. {found.note}", table(found.header, found.rows)]
+    lines += [f"note: {warning}" for warning in data["warnings"]]
+    return "\n".join([*lines, *(f"wrote {path}" for path in written)])
 
 
-def _figure(result: dict[str, Any], key: str) -> str:
-    value, error = result[key], result.get("standard_error", {}).get(key)
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if error is None else f"{value:.4f} ±{error:.4f}"
-
-
-def _loss(result: dict[str, Any], key: str) -> str:
-    loss = result["loss_points"][key]
-    error = loss["standard_error"]
-    return f"{loss['mean']:.2f}" if error is None else f"{loss['mean']:.2f} ±{error:.2f}"
+def _text(data: dict[str, Any]) -> str:
+    keys = [key for key in FIGURES if data.get(key) is not None]
+    row = [data["graph"], data["precision"], *(figure(data, key) for key in keys)]
+    lines = [f"{data['bundle']} on {data['images']} pictures", ""]
+    lines.append(table(["graph", "precision", *(FIGURES[key] for key in keys)], [row]))
+    if data["threshold"] is not None:
+        lines.append(f"Recall and precision at confidence {data['threshold']:g}, IoU 0.5.")
+    lines += [backend_text(data["model"]), "", _per_class(data["per_class"])]
+    return "\n".join([*lines, *(f"note: {warning}" for warning in data["warnings"])])
 
 
 def _per_class(per_class: dict[str, dict[str, float]]) -> str:

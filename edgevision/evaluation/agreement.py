@@ -69,8 +69,8 @@ class MapLikeness:
 
 @dataclass(frozen=True)
 class ClassLikeness:
-    """Of two classifications: whether the best class is the same, how the score of the reference's best class moved, and
-    the boxes' IoU."""
+    """Of two classifications: whether the best class is the same, how the score of the reference's best class moved,
+    and the boxes' IoU."""
 
     same: bool
     shift: float
