@@ -90,8 +90,7 @@ def _compared_text(data: dict[str, Any], written: list[Path]) -> str:
 
     lines = [f"{data['bundle']} on {data['images']} pictures"]
     for found in comparison_tables(data):
-        if found.title != "Classes":  # those are in the JSON and on the page
-            lines += ["", f"{found.title}. {found.note}", table(found.header, found.rows)]
+        lines += ["", f"{found.title}. {found.note}", table(found.header, found.rows)]
     lines += [f"note: {warning}" for warning in data["warnings"]]
     return "\n".join([*lines, *(f"wrote {path}" for path in written)])
 
@@ -100,7 +99,7 @@ def _text(data: dict[str, Any]) -> str:
     keys = [key for key in FIGURES if data.get(key) is not None]
     row = [data["graph"], data["precision"], *(figure(data, key) for key in keys)]
     lines = [f"{data['bundle']} on {data['images']} pictures", ""]
-    lines.append(table(["graph", "precision", *(FIGURES[key] for key in keys)], [row]))
+    lines.append(table(["graph", "type", *(FIGURES[key] for key in keys)], [row]))
     if data["threshold"] is not None:
         lines.append(f"Recall and precision at confidence {data['threshold']:g}, IoU 0.5.")
     lines += [backend_text(data["model"]), "", _per_class(data["per_class"])]

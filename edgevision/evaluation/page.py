@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgevision.errors import UsageError
 from edgevision.evaluation.comparison import Comparison
 from edgevision.evaluation.showcase import CELL_WIDTH, Shown
-from edgevision.evaluation.tables import Table, comparison_tables
+from edgevision.evaluation.tables import Table, class_table, comparison_tables
 from edgevision.files import atomic_path
 from edgevision.optional import require
 
@@ -88,6 +88,9 @@ def html_page(comparison: Comparison) -> str:
             body.append(_histograms(comparison.data))
     if comparison.shown:
         body.append(f"<h2>Pictures</h2><p>{_DIFFERENCES}</p>{''.join(map(_html_row, comparison.shown))}")
+    classes = class_table(comparison.data)
+    if classes.rows:
+        body.append(_html_table(classes))
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<meta name="viewport" content="width=device-width"><title>{title}</title><style>{_STYLE}</style>'
@@ -100,17 +103,21 @@ def markdown_page(comparison: Comparison) -> str:
     lines = [f"# {_plain(_title(comparison.data))}", "", _plain(_summary(comparison.data))]
     lines += [f"- note: {_plain(warning)}" for warning in comparison.data["warnings"]]
     for table in comparison_tables(comparison.data):
-        rows = [table.header, ["---"] + ["---:"] * (len(table.header) - 1)]
-        lines += ["", f"## {_plain(table.title)}", "", _plain(table.note), ""]
-        lines += [f"| {' | '.join(row)} |" for row in [list(map(_plain, rows[0])), rows[1]]]
-        lines += [f"| {' | '.join(map(_plain, row))} |" for row in table.rows]
+        lines += _markdown_table(table)
     if comparison.shown:
         lines += ["", "## Pictures", "", _DIFFERENCES, "", "![contact sheet](comparison.png)", ""]
         lines += [
             f"- {_plain(shown.name)}: {'; '.join(f'{_plain(t)} {_plain(r)}' for t, r, _ in shown.cells[1:])}"
             for shown in comparison.shown
         ]
-    return "\n".join(lines) + "\n"
+    classes = class_table(comparison.data)
+    return "\n".join([*lines, *(_markdown_table(classes) if classes.rows else [])]) + "\n"
+
+
+def _markdown_table(table: Table) -> list[str]:
+    rule = ["---", *["---:"] * (len(table.header) - 1)]
+    cells = [list(map(_plain, table.header)), rule, *(list(map(_plain, row)) for row in table.rows)]
+    return ["", f"## {_plain(table.title)}", "", _plain(table.note), "", *(f"| {' | '.join(row)} |" for row in cells)]
 
 
 def _title(data: Mapping[str, Any]) -> str:

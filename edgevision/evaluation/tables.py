@@ -51,9 +51,14 @@ def comparison_tables(data: Mapping[str, Any]) -> list[Table]:
         _agreement(graphs),
         _layers(data["layers"]),
         _half(data["fp16"] or {}),
-        _per_class(graphs) if data["labelled"] else _per_class_agreement(graphs),
     ]
     return [table for table in tables if table.rows]
+
+
+def class_table(data: Mapping[str, Any]) -> Table:
+    """One figure per class and graph, for data that can be long."""
+    graphs = list(data["graphs"].values())
+    return _per_class(graphs) if data["labelled"] else _per_class_agreement(graphs)
 
 
 def figure(found: Mapping[str, Any], key: str, digits: int = 3) -> str:
@@ -81,7 +86,7 @@ def _accuracy(graphs: Sequence[Mapping[str, Any]]) -> Table:
     ]
     threshold = first["threshold"]
     note = "" if threshold is None else f"Recall and precision at confidence {threshold:g}, IoU 0.5."
-    header = ["graph", "precision", *(FIGURES[key] for key in keys), *(f"{FIGURES[key]} lost, points" for key in lost)]
+    header = ["graph", "type", *(FIGURES[key] for key in keys), *(f"{FIGURES[key]} lost, points" for key in lost)]
     return Table("Accuracy", note, header, rows)
 
 
@@ -100,7 +105,7 @@ def _agreement(graphs: Sequence[Mapping[str, Any]]) -> Table:
     threshold = graphs[0]["threshold"]
     where = "" if threshold is None else f", boxes at confidence {threshold:g}"
     note = f"How much is as the float graph has it{where}. This is not accuracy: both can be wrong together."
-    return Table("Agreement with float", note, ["graph", "precision", *(_AGREEMENT[key] for key in keys)], rows)
+    return Table("Agreement with float", note, ["graph", "type", *(_AGREEMENT[key] for key in keys)], rows)
 
 
 def _layers(layers: Sequence[Mapping[str, Any]]) -> Table:
