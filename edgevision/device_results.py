@@ -18,7 +18,7 @@ from edgevision.geometry import Placement
 from edgevision.host_array import HostArray
 from edgevision.kernels.cuda_masks import MAX_PROTOTYPES
 from edgevision.manifest import Manifest
-from edgevision.postprocess import Postprocess, Selection, has_class_map, open_postprocess
+from edgevision.postprocess import Postprocess, Selection, has_box_masks, has_class_map, open_postprocess
 from edgevision.results import Result, SegmentationMap
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ def open_finish(
         if not has_map or (specs[0].dtype == "uint8") == (len(manifest.labels) <= 255):
             return ClassFinish(device, module, manifest, has_map, outputs, pictures_address, input_wh)
     postprocess = open_postprocess(manifest, specs, selection)
-    if manifest.task == "instance" and outputs["mask_prototypes"][0].shape[1] > MAX_PROTOTYPES:
+    if has_box_masks(manifest, outputs) or (
+        manifest.task == "instance" and outputs["mask_prototypes"][0].shape[1] > MAX_PROTOTYPES
+    ):
         return HostFinish(device, manifest, postprocess, outputs)
     if manifest.task == "instance" and selection is not None:
         return MaskFinish(device, module, manifest, selection, outputs, pictures_address, input_wh)

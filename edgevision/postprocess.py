@@ -5,7 +5,8 @@
 | detection | `boxes` float32 [1, n, 4] corners in input pixels, `scores` float32 [1, n, c] in 0..1 |
 | detection without duplicates | `boxes`, `scores` float32 [1, n], `class_ids` int32 [1, n] (suppression: none) |
 | keypoints | detection's, and `keypoints` float32 [1, n, p, 2 or 3] in input pixels (third: confidence) |
-| instance | detection's, `mask_coefficients` float32 [1, n, m] and `mask_prototypes` float32 [1, m, h, w] |
+| instance | detection's, `mask_coefficients` float32 [1, n, m] and `mask_prototypes` float32 [1, m, h, w]; or \
+`box_masks` float32 [1, n, s, s] in 0..1, each spread over its box |
 | classification | `scores` float32 [1, c] in 0..1; with localisation also `boxes` float32 [1, 1, 4] |
 | semantic | `class_map` uint8 or int32 [1, h, w], or `logits` float32 [1, c, h, w] |
 """
@@ -13,7 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from edgevision.backends.base import TensorSpec
 from edgevision.errors import BundleError, UsageError
 from edgevision.geometry import Placement
-from edgevision.kernels.cpu import ClassMapper, assemble, keep
+from edgevision.kernels.cpu import ClassMapper, assemble, keep, paste
 from edgevision.manifest import Manifest, Nms
 from edgevision.results import Classification, Detections, Result, SegmentationMap
 
@@ -125,7 +126,9 @@ class DetectionPostprocess:
         classes = len(manifest.labels)
         found = {spec.name: spec for spec in outputs}
         self._final = selection.nms.suppression == "none"
-        self._has_keypoints, self._has_masks = manifest.task == "keypoints", manifest.task == "instance"
+        self._has_keypoints = manifest.task == "keypoints"
+        self._has_box_masks = has_box_masks(manifest, found)
+        self._has_masks = manifest.task == "instance" and not self._has_box_masks
         rows = found["boxes"].shape[1] if "boxes" in found and len(found["boxes"].shape) == 3 else 0
         wanted: dict[str, tuple[str, tuple[int, ...]]] = {"boxes": ("float32", (1, rows, 4))}
         if self._final:
@@ -140,6 +143,10 @@ class DetectionPostprocess:
             wanted["mask_coefficients"] = ("float32", (1, rows, masks))
             wanted["mask_prototypes"] = ("float32", (1, masks, *prototypes[2:]))
             words += ", mask_coefficients float32 [1, n, m] and mask_prototypes float32 [1, m, h, w]"
+        if self._has_box_masks:
+            side = found["box_masks"].shape[-1]
+            wanted["box_masks"] = ("float32", (1, rows, side, side))
+            words += ", box_masks float32 [1, n, s, s]"
         if self._has_keypoints:
             points = found["keypoints"].shape if "keypoints" in found else ()
             wide = len(points) == 4 and points[2] > 0 and points[3] in (2, 3)
@@ -165,7 +172,15 @@ class DetectionPostprocess:
         if self._has_masks:
             prototypes, coefficients = outputs["mask_prototypes"][0], outputs["mask_coefficients"][0][rows]
             found.mask = assemble(prototypes, coefficients, xyxy, placement, placement.source_wh)
+        if self._has_box_masks:
+            whole = placement.points_to_source(boxes[rows].reshape(-1, 2, 2)).reshape(-1, 4)  # not clipped, as the map
+            found.mask = paste(outputs["box_masks"][0][rows], whole, placement.source_wh)
         return found
+
+
+def has_box_masks(manifest: Manifest, outputs: Container[str]) -> bool:
+    """Whether masks come as one small map per box; otherwise as coefficients and prototypes."""
+    return manifest.task == "instance" and "box_masks" in outputs
 
 
 def source_keypoints(points: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:

@@ -90,14 +90,18 @@ class Graph:
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a tensor; None where unknown or not fixed."""
+        sides = self.sides(name)
+        known = tuple(side for side in sides or () if side is not None)
+        return None if sides is None or len(known) < len(sides) else known
+
+    def sides(self, name: str) -> tuple[int | None, ...] | None:
+        """Like `shape`, with None for each side that is open; None where not even their number is known."""
         if name in self.constants:
             return self.constants[name].shape
         tensor = self._types.get(name)
         if tensor is None or not tensor.HasField("shape"):
             return None
-        if not all(d.HasField("dim_value") for d in tensor.shape.dim):
-            return None
-        return tuple(d.dim_value for d in tensor.shape.dim)
+        return tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
 
     def dtype(self, name: str) -> int | None:
         """ONNX element type (TensorProto.FLOAT, ...) of a tensor; None where unknown."""

@@ -21,7 +21,10 @@ LIMIT_BYTES = 1 << 30
 _QUANTISED = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"})
 # Names of the normal form's outputs; an input may not bear them.
 _RESERVED = frozenset(
-    ["boxes", "scores", "class_ids", "keypoints", "mask_coefficients", "mask_prototypes", "class_map", "logits"]
+    [
+        *("boxes", "scores", "class_ids", "keypoints", "mask_coefficients", "mask_prototypes", "box_masks"),
+        *("class_map", "logits"),
+    ]
 )
 
 

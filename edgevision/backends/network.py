@@ -23,6 +23,7 @@ from edgevision.errors import BuildError, SessionError
 
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _SHOWN = 3
+_TWO_STAGES = frozenset({"NonMaxSuppression", "NonZero", "RoiAlign"})
 
 
 @dataclass
@@ -66,6 +67,12 @@ def parse(api: Api, builder: Builder, logger: ILogger, graph: bytes, name: str, 
     nodes = read_nodes(graph)
     if not nodes:
         raise BuildError(f"{name} holds no network ({len(graph)} bytes without a node); export it again")
+    two_stages = sorted(_TWO_STAGES & {node.operator for node in nodes})
+    if two_stages and api.flavour == "tensorrt-rtx":
+        raise BuildError(
+            f"{api.title} cannot read {name}: it has no {' and '.join(two_stages)}, with which a two-stage detector "
+            "chooses and cuts out its proposals. Run the bundle on ONNX Runtime (--backend cpu) or with TensorRT itself"
+        )
     try:
         check_graph(graph)
         check_structure(graph)

@@ -1,8 +1,9 @@
-"""Instance masks from prototypes (YOLACT, Bolya et al., arXiv:1904.02689), each within its box, at any size.
+"""Instance masks at any size: from prototypes (YOLACT, Bolya et al., arXiv:1904.02689), each within its box, or from a
+small map per box (Mask R-CNN, He et al., arXiv:1703.06870).
 
-A mask's logits are a sum of the picture's prototypes, weighted by the detection's coefficients. A pixel of the mask
-belongs to the object where its centre lies in the box and the logits, interpolated bilinearly there, are positive: the
-sigmoid above one half.
+With prototypes a mask's logits are a sum of the picture's prototypes, weighted by the detection's coefficients. A pixel
+of the mask belongs to the object where its centre lies in the box and the logits, interpolated bilinearly there, are
+positive: the sigmoid above one half.
 """
 
 from __future__ import annotations
@@ -48,6 +49,48 @@ def assemble(
         tall = _between(logits[y0 - y0[0]], logits[y_next - y0[0]], y_part[:, None])
         mask[rows, columns] = _between(tall[:, x0 - x0[0]], tall[:, x_next - x0[0]], x_part) > 0
     return masks
+
+
+def paste(maps: NDArray[np.float32], xyxy: NDArray[np.float32], size_wh: tuple[int, int]) -> NDArray[np.bool_]:
+    """Masks from maps that lie over their boxes: bilinear, with a cell of zeros around the map, true above one half.
+
+    Whole pixels are found as pytorch/vision does it (models/detection/roi_heads.py, paste_masks_in_image): the box
+    grows with the map's border, and its corners are rounded towards zero.
+
+    Args:
+        maps: (k, s, s) float32 probabilities.
+        xyxy: (k, 4) float32 corners in source pixels; they may lie outside the picture.
+        size_wh: size of the picture, and of the masks.
+
+    Returns:
+        (k, size h, size w) bool.
+    """
+    cells = maps.shape[1] + 2
+    bordered = np.zeros((cells, cells), np.float32)
+    centre, half = (xyxy[:, 2:] + xyxy[:, :2]) * f32(0.5), (xyxy[:, 2:] - xyxy[:, :2]) * f32(0.5)
+    half = half * (f32(cells) / f32(cells - 2))
+    corners = np.concatenate([centre - half, centre + half], axis=1).astype(np.int64)
+    masks = np.zeros((len(maps), size_wh[1], size_wh[0]), np.bool_)
+    for mask, cell_map, (x1, y1, x2, y2) in zip(masks, maps, corners.tolist(), strict=True):
+        bordered[1:-1, 1:-1] = cell_map
+        columns, x0, x_next, x_part = _spread(x1, x2, cells, size_wh[0])
+        rows, y0, y_next, y_part = _spread(y1, y2, cells, size_wh[1])
+        tall = _between(bordered[y0], bordered[y_next], y_part[:, None])
+        mask[rows, columns] = _between(tall[:, x0], tall[:, x_next], x_part) > f32(0.5)
+    return masks
+
+
+def _spread(
+    first: int, last: int, cells: int, size: int
+) -> tuple[slice, NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """The pixels first..last of a picture's axis that are in it; for each the cells around its centre, as many cells
+    being spread over first..last, and how far it lies from the one towards the other."""
+    length = max(last - first + 1, 1)
+    start, stop = min(max(first, 0), size), max(min(first + length, size), 0)
+    pixels = np.arange(start, max(start, stop))
+    positions = np.maximum((pixels - first + f32(0.5)).astype(f32) * (f32(cells) / f32(length)) - f32(0.5), f32(0))
+    below = np.minimum(positions.astype(np.int64), cells - 1)
+    return slice(start, max(start, stop)), below, np.minimum(below + 1, cells - 1), positions - below.astype(f32)
 
 
 def _between(first: NDArray[np.float32], second: NDArray[np.float32], part: NDArray[np.float32]) -> NDArray[np.float32]:
