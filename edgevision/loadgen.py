@@ -29,7 +29,7 @@ from edgevision.machine import cores
 from edgevision.model import AnyLane, Model
 from edgevision.pipeline import run_pipeline
 from edgevision.progress import Progress
-from edgevision.sources.base import ClosesOnExit, SourceStatus
+from edgevision.sources.base import LIVE, ClosesOnExit, SourceStatus
 
 SCENARIOS = ("single-stream", "multi-stream", "offline", "pipeline")
 SAMPLES_PER_QUERY = 8
@@ -201,14 +201,14 @@ class _Camera(ClosesOnExit):
         self._pictures, self._closed = pictures, threading.Event()
 
     def __iter__(self) -> Iterator[Frame]:
-        self.status.state = "live"
+        self.status.enter(LIVE)
         start = time.monotonic()
         for number in itertools.count():
             if self._closed.wait(max(0.0, start + number / _CAMERA_FPS - time.monotonic())):
                 break
             self.status.captured += 1
             yield Frame(self._pictures[number % len(self._pictures)], number, self.status.source_id)
-        self.status.state = "ended"
+        self.status.end()
 
     def close(self) -> None:
         self._closed.set()

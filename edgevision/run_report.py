@@ -10,7 +10,7 @@ from typing import Any
 
 from edgevision.frame import Frame
 from edgevision.latency import Histogram
-from edgevision.sources.base import SourceStatus
+from edgevision.sources.base import DEAD, SourceStatus
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class RunReport:
                 for stage, summary in shown.items()
             ]
         for source in self.sources:
-            if len(self.sources) > 1 or source.state == "failed":
+            if len(self.sources) > 1 or source.state == DEAD:
                 lines.append(f"{source.source_id}: {source.state}, {source.processed} of {source.captured} frames")
             lines += [f"note: {note}" for note in source.notes]
         return "\n".join(lines)

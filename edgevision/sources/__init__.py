@@ -8,37 +8,52 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from edgevision.errors import UsageError
 from edgevision.registry import find_kind
 from edgevision.sources.base import Source, SourceStatus
+from edgevision.sources.options import SourceOptions
 
 __all__ = ["Source", "SourceStatus", "open_source", "open_sources"]
 
-DEFAULT_TIMEOUT_S = 5.0
 
-
-def open_source(uri: str | Path, *, source_id: str = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> Source:
+def open_source(
+    uri: str | Path,
+    *,
+    source_id: str = "",
+    timeout_s: float = SourceOptions.timeout_s,
+    give_up_s: float | None = None,
+    every_frame: bool = False,
+) -> Source:
     """Open a source by its URI; `edgevision run --help` lists the forms.
 
     Args:
         uri: path, pattern or URL.
         source_id: name carried by every frame; made from the URI when empty.
-        timeout_s: how long a camera or network stream may take to open, and to deliver its next data.
+        timeout_s: how long a camera or network stream may take to open, and to deliver its next frame, before it is
+            opened anew.
+        give_up_s: without a frame for this long a camera is dead; None: it is waited for without end.
+        every_frame: of a live source, all frames as long as memory for them lasts, not the newest only.
 
     Raises:
         UsageError: the URI is not understood.
         SourceError: the source cannot be opened.
     """
     uri = str(uri).removeprefix("file://")
-    if not timeout_s > 0:
-        raise UsageError(f"timeout_s is above zero, got {timeout_s}")
+    options = SourceOptions(timeout_s=timeout_s, give_up_s=give_up_s, every_frame=every_frame)
     status = SourceStatus(_without_password(uri), source_id or name_of(uri))
-    source: Source = find_kind(sys.modules[__name__], uri).make(uri, status, timeout_s)
+    source: Source = find_kind(sys.modules[__name__], uri).make(uri, status, options)
     return source
 
 
-def open_sources(uris: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> list[Source]:
+def open_sources(
+    uris: Sequence[str],
+    *,
+    timeout_s: float = SourceOptions.timeout_s,
+    give_up_s: float | None = None,
+    every_frame: bool = False,
+) -> list[Source]:
     """Open several sources under different names; when one fails, those already open are closed again.
+
+    Arguments are those of `open_source`.
 
     Raises:
         UsageError: a URI is not understood.
@@ -51,7 +66,9 @@ def open_sources(uris: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S) -
         names.append(f"{name}-{taken + 1}" if name in names else name)
     with ExitStack() as stack:
         sources = [
-            stack.enter_context(open_source(uri, source_id=name, timeout_s=timeout_s))
+            stack.enter_context(
+                open_source(uri, source_id=name, timeout_s=timeout_s, give_up_s=give_up_s, every_frame=every_frame)
+            )
             for uri, name in zip(uris, names, strict=True)
         ]
         stack.pop_all()

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from edgevision.frame import Frame
 
+OPENING: Final = "opening"
+LIVE: Final = "live"
+STALLED: Final = "stalled"
+BACKOFF: Final = "backoff"
+DEAD: Final = "dead"
+ENDED: Final = "ended"
 _MAX_NOTES = 100
+_MAX_CHANGES = 200
 AnySource = TypeVar("AnySource")
+
+
+@dataclass(frozen=True)
+class StateChange:
+    """A source entered a state.
+
+    Attributes:
+        state: the new one.
+        at_ns: `time.monotonic_ns()`.
+        reason: why, in words; empty where it goes without saying.
+    """
+
+    state: str
+    at_ns: int
+    reason: str = ""
 
 
 @dataclass
@@ -22,21 +46,29 @@ class SourceStatus:
     Attributes:
         uri: as the user gave it, a password hidden.
         source_id: the source's name, unique within a pipeline; every frame carries it.
-        state: `opening`, `live`, `ended` or `failed`.
+        state: OPENING; LIVE, it delivers; STALLED, a live source fell silent; BACKOFF, it is lost and will be opened
+            again after a pause; DEAD, it failed for good; ENDED, it has nothing more to give, or was closed.
         captured: frames that reached us, delivered or dropped.
         dropped: cause -> number of frames captured but never delivered: `replaced` by a newer one, `decode_error`,
-            `stopped` because the source was closed.
+            `backlog` because too many older ones were still in use, `stopped` because the source was closed.
         reconnects: times the source was reopened.
         notes: problems met, in words, each naming file and place; at most 100 are kept.
+        changes: the latest changes of state, oldest first.
     """
 
     uri: str
     source_id: str = ""
-    state: str = "opening"
+    state: str = OPENING
     captured: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     reconnects: int = 0
     notes: list[str] = field(default_factory=list)
+    changes: deque[StateChange] = field(default_factory=lambda: deque(maxlen=_MAX_CHANGES))
+
+    def enter(self, state: str, reason: str = "") -> None:
+        """Change the state."""
+        self.state = state
+        self.changes.append(StateChange(state, time.monotonic_ns(), reason))
 
     def drop(self, cause: str, note: str = "") -> None:
         """Count one frame as lost to `cause`."""
@@ -45,9 +77,9 @@ class SourceStatus:
             self.note(note)
 
     def end(self) -> None:
-        """The source has nothing more to give; one that failed stays failed."""
-        if self.state != "failed":
-            self.state = "ended"
+        """The source has nothing more to give; a dead one stays dead."""
+        if self.state not in (DEAD, ENDED):
+            self.enter(ENDED)
 
     def note(self, text: str) -> None:
         """Keep a problem that cost no frame, or whose frames are counted elsewhere."""

@@ -8,9 +8,10 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from edgevision.errors import SourceError, UsageError
+from edgevision.sources.av_reader import start_av_reader
 from edgevision.sources.base import Source, SourceStatus
-from edgevision.sources.decoding import Decoder
 from edgevision.sources.live import LiveSource
+from edgevision.sources.options import SourceOptions
 
 UNDERSTANDS = "a USB camera: 0 or v4l2:///dev/video0 (?size=1280x720&fps=30&format=mjpeg, where the camera offers it)"
 _OPTIONS = {"size": "video_size", "fps": "framerate", "format": "input_format"}
@@ -20,7 +21,7 @@ def claims(uri: str) -> bool:
     return uri.isdecimal() or uri.startswith(("v4l2:", "/dev/video"))
 
 
-def make(uri: str, status: SourceStatus, timeout_s: float) -> Source:
+def make(uri: str, status: SourceStatus, options: SourceOptions) -> Source:
     """
     Raises:
         SourceError: there is no such device, or it cannot be opened.
@@ -42,9 +43,5 @@ def make(uri: str, status: SourceStatus, timeout_s: float) -> Source:
         raise SourceError(
             f"camera {device} may not be used by this user; run: sudo usermod -aG video $USER, and log in again"
         )
-    options = {_OPTIONS[key]: value for key, value in given.items()}
-    return LiveSource(
-        lambda: Decoder(str(device), status, live=True, timeout_s=timeout_s, container_format="v4l2", options=options),
-        status,
-        timeout_s,
-    )
+    wanted = {_OPTIONS[key]: value for key, value in given.items()}
+    return LiveSource(lambda: start_av_reader(str(device), status.uri, wanted, "v4l2"), status, options)

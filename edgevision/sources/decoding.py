@@ -102,7 +102,15 @@ class Decoder:
         return None
 
     def frames(self) -> Iterator[Frame]:
-        """Decode to the end.
+        """The pictures as frames of their own memory; see `pictures`."""
+        for picture, _ in self.pictures():
+            yield Frame(
+                self.bgr(picture), self.status.captured - 1, self.status.source_id, time.monotonic_ns(), picture.time
+            )
+
+    def pictures(self) -> Iterator[tuple[Any, int]]:
+        """Decode to the end: PyAV's pictures, each already counted as captured, and when their data had arrived
+        (`time.monotonic_ns()`).
 
         Raises:
             SourceError: reading failed, timed out, or ended before what the container declares.
@@ -136,7 +144,7 @@ class Decoder:
                 f"{self.status.uri}: no data within {self._timeout_s:g} s, after {self.status.captured} frames"
             )
 
-    def _decoded(self, packet: Any, index: int, arrived_ns: int) -> Iterator[Frame]:
+    def _decoded(self, packet: Any, index: int, arrived_ns: int) -> Iterator[tuple[Any, int]]:
         status = self.status
         try:
             pictures = packet.decode()
@@ -149,19 +157,14 @@ class Decoder:
                 self._lose(status.captured, "is damaged")
                 continue
             status.captured += 1
-            yield Frame(
-                self._bgr(picture),
-                status.captured - 1,
-                status.source_id,
-                arrived_ns if self._live else time.monotonic_ns(),
-                None if self._live else picture.time,
-            )
+            yield picture, arrived_ns
 
     def _lose(self, index: int, what: str) -> None:
         self.status.captured += 1
         self.status.drop("decode_error", f"{self.status.uri}: frame {index} {what}")
 
-    def _bgr(self, picture: Any) -> NDArray[np.uint8]:
+    def bgr(self, picture: Any) -> NDArray[np.uint8]:
+        """A picture's pixels, (h, w, 3) uint8 BGR, upright; valid as long as `picture` is."""
         image: NDArray[np.uint8] = picture.to_ndarray(**self._conversion)
         if picture.rotation:  # a telephone held upright; degrees anticlockwise
             image = np.ascontiguousarray(np.rot90(image, round(picture.rotation / 90)))

@@ -10,7 +10,8 @@ from pathlib import Path
 from edgevision.errors import SourceError
 from edgevision.frame import Frame
 from edgevision.pictures import SUFFIXES, read_picture
-from edgevision.sources.base import ClosesOnExit, Source, SourceStatus
+from edgevision.sources.base import DEAD, LIVE, ClosesOnExit, Source, SourceStatus
+from edgevision.sources.options import SourceOptions
 from edgevision.sources.picture import PATTERN
 
 UNDERSTANDS = "pictures: photos/ or 'photos/*.jpg' (** reaches into subfolders)"
@@ -21,7 +22,7 @@ def claims(uri: str) -> bool:
     return bool(uri) and "://" not in uri and not path.is_file() and (path.is_dir() or bool(PATTERN & set(uri)))
 
 
-def make(uri: str, status: SourceStatus, timeout_s: float) -> Source:
+def make(uri: str, status: SourceStatus, options: SourceOptions) -> Source:
     return Folder(uri, status)
 
 
@@ -53,7 +54,7 @@ class Folder(ClosesOnExit):
 
     def __iter__(self) -> Iterator[Frame]:
         status = self.status
-        status.state = "live"
+        status.enter(LIVE)
         try:
             for frame_id, path in enumerate(self._paths):
                 if self._closed:
@@ -66,7 +67,7 @@ class Folder(ClosesOnExit):
                     continue
                 yield Frame(image, frame_id, status.source_id, name=path.name)
             if status.dropped.get("decode_error") == len(self._paths):
-                status.state = "failed"
+                status.enter(DEAD)
                 raise SourceError(
                     f"none of the {len(self._paths)} pictures of {status.uri} can be read; the first: {status.notes[0]}"
                 )

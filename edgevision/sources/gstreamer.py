@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgevision.errors import UsageError
 from edgevision.sources.base import Source, SourceStatus
+from edgevision.sources.options import SourceOptions
 
 UNDERSTANDS = "not yet: csi://0 and gst:<pipeline>, which come with GStreamer support"
 
@@ -12,7 +13,7 @@ def claims(uri: str) -> bool:
     return uri.startswith(("csi:", "gst:"))
 
 
-def make(uri: str, status: SourceStatus, timeout_s: float) -> Source:
+def make(uri: str, status: SourceStatus, options: SourceOptions) -> Source:
     """
     Raises:
         UsageError: always.

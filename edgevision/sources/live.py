@@ -1,113 +1,254 @@
-"""The newest frame of something that does not wait: a thread reads all, whoever is slower gets the latest."""
+"""A camera that is watched over: its newest frames, and a new reader whenever the old one is lost.
+
+OPENING ── first frame ──> LIVE ── silence ──> STALLED ─┐
+   ^  └────── fails ──────────────┬── ends, crashes ────┤
+   └──── pause, longer each time ─┴────── BACKOFF <─────┘ ── for too long ──> DEAD
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import random
+import select
 import threading
 import time
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from edgevision.errors import SourceError
 from edgevision.frame import Frame
-from edgevision.sources.base import ClosesOnExit, SourceStatus
-from edgevision.sources.decoding import Decoder
+from edgevision.sources.base import BACKOFF, DEAD, LIVE, OPENING, STALLED, ClosesOnExit, SourceStatus
+from edgevision.sources.options import SourceOptions
+from edgevision.sources.reader_process import Arrived, ReaderProcess
 
 _log = logging.getLogger(__name__)
-_CLOSE_LIMIT_S = 1.0
-_WAKE_S = 1.0  # no wait is longer, so that a lost notification cannot hang anybody
+_JITTER = 0.2
+_START_LIMIT_S = 20.0  # for the process itself to come up, on a busy board; only then the camera's own time runs
 
 
 class LiveSource(ClosesOnExit):
-    """A reader thread that owns a decoder from opening to closing, and a slot for one frame.
+    """Frames of a reader process, which is replaced when it falls silent, ends or crashes.
 
-    FFmpeg cannot be interrupted inside a read; but each read has a deadline. `close` waits a second for the thread and
-    then leaves it to end by itself within that deadline: nobody hangs on a dead camera.
+    A frame of a lost reader is never given out after a frame of its successor.
     """
 
     live = True
     frame_count = None
 
-    def __init__(self, open_decoder: Callable[[], Decoder], status: SourceStatus, timeout_s: float) -> None:
-        """
+    def __init__(self, start: Callable[[], ReaderProcess], status: SourceStatus, options: SourceOptions) -> None:
+        """Open the camera once, so that a wrong address is told at once.
+
+        Args:
+            start: starts a reader.
+
         Raises:
-            SourceError: opening failed, or took longer than `timeout_s` (twice: to connect, and to see what comes).
+            SourceError: it did not open within `options.timeout_s`.
         """
-        self.status = status
-        self.fps: float | None = None
-        self._open_decoder = open_decoder
-        self._changed = threading.Condition()
-        self._slot: Frame | None = None
-        self._ended = False
-        self._closed = False
-        self._error: Exception | None = None
-        # Not a daemon: the interpreter must not shut down under a thread inside FFmpeg.
-        self._thread = threading.Thread(target=self._read, name=f"read {status.source_id}")
-        self._thread.start()
+        self.status, self.fps = status, None
+        self._start, self._options = start, options
+        self._wake, self._waker = os.pipe()
+        weakref.finalize(self, _close, self._wake, self._waker)
+        self._lock = threading.Lock()
+        self._closed = self._iterated = False
+        self._reader: ReaderProcess | None = None
+        self._told: Counter[str] = Counter()  # the present reader's own counts, as far as they are in the status
+        self._end: EOFError | None = None  # how the present reader ended, where a frame came with the news
+        self._heard = time.monotonic()
         try:
-            self._await_opening(2 * timeout_s + 1.0)
-        except BaseException:
+            self._open()
+        except BaseException as error:
+            status.enter(DEAD, str(error))
             self.close()
+            if isinstance(error, EOFError):
+                text = str(error)  # some of a reader's reasons are whole sentences
+                raise SourceError(
+                    text if text.startswith(status.uri) else f"{status.uri} cannot be opened: {text}"
+                ) from error
             raise
 
-    def _await_opening(self, limit_s: float) -> None:
-        deadline = time.monotonic() + limit_s
-        with self._changed:
-            while self.status.state == "opening" and time.monotonic() < deadline:
-                self._changed.wait(min(_WAKE_S, limit_s))
-            if self._error:
-                raise self._error
-            if self.status.state == "opening":
-                raise SourceError(f"{self.status.uri} did not open within {limit_s:g} s; is the host reachable?")
+    # ---- one reader ------------------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        status, error, decoder = self.status, None, None
+    def _open(self) -> None:
+        """Start a reader and wait until its camera has answered.
+
+        Raises:
+            EOFError: it did not.
+        """
+        self.status.enter(OPENING)
+        self._told.clear()
+        self._end = None
+        limit_s, deadline = _START_LIMIT_S, time.monotonic() + _START_LIMIT_S
+        with self._lock:
+            if self._closed:
+                return
+            self._reader = self._start()
+        while not self._closed:
+            arrived = self._receive(deadline)
+            kind = None if arrived is None else arrived.message["kind"]
+            if kind == "hello":
+                limit_s, deadline = self._options.timeout_s, time.monotonic() + self._options.timeout_s
+            elif kind == "open":
+                self.fps = arrived.message["fps"]
+                self._heard = time.monotonic()
+                return
+            elif arrived is None and time.monotonic() >= deadline:
+                raise EOFError(f"no answer within {limit_s:g} s")
+
+    def _receive(self, until: float) -> Arrived | None:
+        """The reader's next message; None at that time, and when closed.
+
+        Raises:
+            EOFError: the reader is gone, or says why it goes.
+        """
+        assert self._reader is not None
+        arrived = self._reader.receive(until - time.monotonic(), self._wake)
+        if arrived is None:
+            return None
+        message, status = arrived.message, self.status
+        if message["kind"] == "error":
+            raise EOFError(message["text"].removeprefix(f"{status.uri}: "))
+        if message["kind"] == "note":
+            status.note(message["text"])
+        elif message["kind"] in ("frame", "alive"):
+            counts = Counter(message["dropped"], captured=message["captured"])
+            new, self._told = counts - self._told, counts
+            status.captured += new.pop("captured", 0)
+            for cause, count in new.items():
+                status.dropped[cause] = status.dropped.get(cause, 0) + count
+        return arrived
+
+    def _frames(self) -> Iterator[Frame]:
+        """Frames of the present reader.
+
+        Raises:
+            EOFError: it is lost; the state says whether it had fallen silent.
+        """
+        while not self._closed:
+            if self._end is not None:
+                raise self._end
+            arrived = self._receive(self._heard + self._options.timeout_s)
+            if arrived is None:
+                if not self._closed and time.monotonic() >= self._heard + self._options.timeout_s:
+                    reason = f"no data within {self._options.timeout_s:g} s"
+                    self.status.enter(STALLED, reason)
+                    raise EOFError(reason)
+                continue
+            if arrived.picture is None:
+                if arrived.message["kind"] == "alive":
+                    self._heard = time.monotonic()
+                continue
+            frame = self._frame(arrived) if self._options.every_frame else self._newest(arrived)
+            self._heard = time.monotonic()
+            if self.status.state != LIVE:
+                self.status.enter(LIVE)
+            if self._closed:
+                self.status.drop("stopped")
+                return
+            yield frame
+
+    def _newest(self, arrived: Arrived) -> Frame:
+        """The last of the frames that have come meanwhile."""
+        frame = self._frame(arrived)
         try:
-            decoder = self._open_decoder()
-            with self._changed:
-                self.fps, status.state = decoder.fps, "live"
-                self._changed.notify_all()
-            for frame in decoder.frames():
-                with self._changed:
-                    if self._closed:
-                        status.drop("stopped")
-                        break
-                    if self._slot is not None:
-                        status.drop("replaced")
-                    self._slot = frame
-                    self._changed.notify_all()
-        except Exception as caught:  # noqa: BLE001  whatever it is, whoever iterates must hear of it
-            error = caught
-        finally:
-            if decoder is not None:
-                decoder.close()
-            with self._changed:
-                status.state = "ended" if self._closed and not error else "failed"
-                self._error, self._ended = None if self._closed else error, True
-                self._changed.notify_all()
+            while (later := self._receive(0.0)) is not None:
+                if later.picture is not None:
+                    self.status.drop("replaced")
+                    frame = self._frame(later)
+        except EOFError as error:
+            self._end = error  # the last frame first
+        return frame
+
+    def _frame(self, arrived: Arrived) -> Frame:
+        assert arrived.picture is not None
+        message = arrived.message
+        return Frame(
+            arrived.picture,
+            self.status.captured - 1,
+            self.status.source_id,
+            message["capture_time_ns"],
+            message["media_time_s"],
+        )
+
+    # ---- one after another -----------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Frame]:
-        while True:
-            with self._changed:
-                while self._slot is None and not self._ended and not self._closed:
-                    self._changed.wait(_WAKE_S)
-                frame, self._slot = self._slot, None
-                if self._closed and frame is not None:
-                    self.status.drop("stopped")
-                    frame = None
-            if frame is None:
+        """Frames as long as the camera lives.
+
+        Raises:
+            SourceError: it gave no frame for `options.give_up_s`.
+        """
+        self._iterated = True
+        self._heard = time.monotonic()
+        last_frame, pause_s = self._heard, self._options.first_pause_s
+        try:
+            while not self._closed:
+                try:
+                    for frame in self._frames():
+                        pause_s = self._options.first_pause_s
+                        yield frame
+                        last_frame = time.monotonic()
+                except EOFError as error:
+                    reason = str(error)
+                if self._closed:
+                    break
+                pause_s = self._recover(reason, pause_s, last_frame)
+        finally:
+            self.close()
+            self.status.end()
+
+    def _recover(self, reason: str, pause_s: float, last_frame: float) -> float:
+        """Pause and open again, until it works; gives the next pause.
+
+        Raises:
+            SourceError: it took too long.
+        """
+        give_up_s, status = self._options.give_up_s, self.status
+        while not self._closed:
+            self._kill()
+            if give_up_s is not None and time.monotonic() - last_frame >= give_up_s:
+                status.enter(DEAD, reason)
+                raise SourceError(f"{status.uri} is lost for {give_up_s:g} s, after {status.captured} frames: {reason}")
+            status.enter(BACKOFF, reason)
+            lost = f"{status.uri}: lost after {status.captured} frames: {reason}"
+            status.note(lost)
+            _log.warning("%s; it is opened again", lost)
+            self._sleep(pause_s * random.uniform(1 - _JITTER, 1 + _JITTER))
+            pause_s = min(2 * pause_s, self._options.longest_pause_s)
+            if self._closed:
                 break
-            yield frame
-        if self._error is not None:
-            raise self._error
+            status.reconnects += 1
+            try:
+                self._open()
+                break
+            except (EOFError, SourceError) as error:
+                reason = str(error)
+        return pause_s
+
+    def _sleep(self, seconds: float) -> None:
+        select.select([self._wake], [], [], seconds)
+
+    # ---- ending ----------------------------------------------------------------------------------------------------
+
+    def _kill(self) -> None:
+        with self._lock:
+            reader, self._reader = self._reader, None
+        if reader is not None and not reader.kill():
+            self.status.note(f"{self.status.uri}: its reader is stuck in a driver and was left behind")
+            _log.warning("%s: its reader is stuck in a driver and was left behind", self.status.uri)
 
     def close(self) -> None:
-        """End the iteration and the reader thread; also from another thread."""
-        with self._changed:
+        """End the iteration and the reader; also from another thread."""
+        with self._lock:
             first, self._closed = not self._closed, True
-            if self._slot is not None:
-                self.status.drop("stopped")
-                self._slot = None
-            self._changed.notify_all()
-        self._thread.join(_CLOSE_LIMIT_S)
-        if first and self._thread.is_alive():
-            _log.warning("%s: its reader is stuck in a read and was left to its deadline", self.status.uri)
+        if first:
+            os.write(self._waker, b"x")
+        self._kill()
+        if not self._iterated:
+            self.status.end()
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

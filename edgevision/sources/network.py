@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from edgevision.sources.av_reader import start_av_reader
 from edgevision.sources.base import Source, SourceStatus
-from edgevision.sources.decoding import Decoder
 from edgevision.sources.live import LiveSource
+from edgevision.sources.options import SourceOptions
 from edgevision.sources.video import claims as is_recording
 
 UNDERSTANDS = (
@@ -26,7 +27,5 @@ def claims(uri: str) -> bool:
     return "://" in uri and urlsplit(uri).scheme in _SCHEMES and not is_recording(uri)
 
 
-def make(uri: str, status: SourceStatus, timeout_s: float) -> Source:
-    return LiveSource(
-        lambda: Decoder(uri, status, live=True, timeout_s=timeout_s, options=dict(_OPTIONS)), status, timeout_s
-    )
+def make(uri: str, status: SourceStatus, options: SourceOptions) -> Source:
+    return LiveSource(lambda: start_av_reader(uri, status.uri, _OPTIONS), status, options)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from edgevision.frame import Frame
 from edgevision.pictures import SUFFIXES, read_picture
-from edgevision.sources.base import ClosesOnExit, Source, SourceStatus
+from edgevision.sources.base import LIVE, ClosesOnExit, Source, SourceStatus
+from edgevision.sources.options import SourceOptions
 
 UNDERSTANDS = f"a picture: photo.jpg ({' '.join(SUFFIXES)})"
 PATTERN = frozenset("*?[")
@@ -18,7 +19,7 @@ def claims(uri: str) -> bool:
     return "://" not in uri and path.suffix.lower() in SUFFIXES and (path.is_file() or not PATTERN & set(uri))
 
 
-def make(uri: str, status: SourceStatus, timeout_s: float) -> Source:
+def make(uri: str, status: SourceStatus, options: SourceOptions) -> Source:
     return Picture(Path(uri), status)
 
 
@@ -35,7 +36,7 @@ class Picture(ClosesOnExit):
         self._name = path.name
 
     def __iter__(self) -> Iterator[Frame]:
-        self.status.state = "live"
+        self.status.enter(LIVE)
         self.status.captured += 1
         try:
             yield Frame(self._image, 0, self.status.source_id, name=self._name)

@@ -11,7 +11,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from edgevision.errors import UsageError
 from edgevision.frame import Frame
-from edgevision.sources.base import ClosesOnExit, Source, SourceStatus
+from edgevision.sources.base import LIVE, ClosesOnExit, Source, SourceStatus
+from edgevision.sources.options import SourceOptions
 
 UNDERSTANDS = (
     "the synthetic camera: 'synthetic://aerial?seed=1&size=1280x720&fps=30&frames=300' (&live=1 paces it in real time)"
@@ -24,7 +25,7 @@ def claims(uri: str) -> bool:
     return uri.startswith("synthetic:")
 
 
-def make(uri: str, status: SourceStatus, timeout_s: float) -> Source:
+def make(uri: str, status: SourceStatus, options: SourceOptions) -> Source:
     return Synthetic(uri, status)
 
 
@@ -66,7 +67,7 @@ class Synthetic(ClosesOnExit):
 
     def __iter__(self) -> Iterator[Frame]:
         status = self.status
-        status.state = "live"
+        status.enter(LIVE)
         start_ns = time.monotonic_ns()
         count = itertools.count() if self.frame_count is None else range(self.frame_count)
         try:

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 from edgevision.errors import SourceError
 from edgevision.frame import Frame
 from edgevision.pictures import SUFFIXES as PICTURE_SUFFIXES
-from edgevision.sources.base import ClosesOnExit, Source, SourceStatus
+from edgevision.sources.base import DEAD, LIVE, ClosesOnExit, Source, SourceStatus
 from edgevision.sources.decoding import Decoder
+from edgevision.sources.options import SourceOptions
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mpg", ".mpeg", ".flv", ".h264", ".h265")
 UNDERSTANDS = f"a video file, also by http(s): clip.mp4 ({' '.join(SUFFIXES)}, or any existing file)"
@@ -27,8 +28,8 @@ def claims(uri: str) -> bool:
     return suffix in SUFFIXES or (Path(uri).is_file() and suffix not in PICTURE_SUFFIXES)
 
 
-def make(uri: str, status: SourceStatus, timeout_s: float) -> Source:
-    return VideoFile(uri, status, timeout_s)
+def make(uri: str, status: SourceStatus, options: SourceOptions) -> Source:
+    return VideoFile(uri, status, options.timeout_s)
 
 
 class VideoFile(ClosesOnExit):
@@ -62,7 +63,7 @@ class VideoFile(ClosesOnExit):
 
     def __iter__(self) -> Iterator[Frame]:
         frames = self._decoder.frames()
-        self.status.state = "live"
+        self.status.enter(LIVE)
         try:
             while True:
                 with self._reading:
@@ -71,7 +72,7 @@ class VideoFile(ClosesOnExit):
                     break
                 yield frame
         except SourceError:
-            self.status.state = "failed"
+            self.status.enter(DEAD)
             raise
         finally:
             self.status.end()

@@ -187,7 +187,7 @@ def test_a_cut_clip_gives_what_it_had_then_an_error(
     assert "cut.mp4 is cut short: it ends at frame" in said.err
     assert said.err.count("cut short") == 1
     report = json.loads((tmp_path / "run.json").read_text())
-    assert report["sources"][0]["state"] == "failed"
+    assert report["sources"][0]["state"] == "dead"
     assert "cut short" in report["sources"][0]["error"]
     assert 15 < report["frames"]["processed"] == len(lines(out[0]))
     with av.open(str(out[1])) as video:

@@ -92,7 +92,7 @@ def test_a_folder_without_a_readable_picture_is_an_error(tmp_path: Path) -> None
     source = open_source(tmp_path)
     with pytest.raises(SourceError, match=r"none of the 1 pictures .*a\.jpg"):
         list(source)
-    assert source.status.state == "failed"
+    assert source.status.state == "dead"
 
 
 def test_closing_ends_a_folder(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_cut_file_gives_its_frames_and_then_says_what_is_missing(clip: Path, t
         numbers.extend(number_of(frame.image) for frame in source)
     assert numbers == list(range(len(numbers)))
     assert 15 < len(numbers) < 45
-    assert source.status.state == "failed"
+    assert source.status.state == "dead"
     assert source.status.captured == len(numbers) + sum(source.status.dropped.values())
 
 
