@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgevision.calibration.channels import ChannelTable, collect_channels
+from edgevision.calibration.checkpoint import Checkpoint
 from edgevision.calibration.collection import collect_ranges
+from edgevision.calibration.fields import MAX_BYTES
 from edgevision.calibration.images import CalibrationImages
-from edgevision.calibration.table import MAX_BYTES, RangeTable, table_key
+from edgevision.calibration.table import RangeTable, table_key
 from edgevision.calibration.tensorrt_cache import read_cache_file
 from edgevision.errors import CalibrationError
 from edgevision.files import atomic_path
@@ -33,8 +35,9 @@ def load_or_collect(
     """The table from `cache` if it fits, else a new one, which is then written there.
 
     Args:
-        cache: a JSON file, which need not exist; None: always collect, write nothing. A calibration cache of
-            TensorRT's is taken for the tensors that it names and never written to.
+        cache: a JSON file, which need not exist; None: always collect, write nothing. A collection that is stopped
+            leaves its findings beside it, and the next one goes on from there. A calibration cache of TensorRT's is
+            taken for the tensors that it names and never written to.
         images: as for collect_ranges; None: only a calibration cache that names all tensors will do.
         graph, tensors, preprocess, workers, quiet: as for collect_ranges.
 
@@ -53,8 +56,7 @@ def load_or_collect(
     if images is None:
         raise CalibrationError(f"{cache} holds no ranges of TensorRT's, and there are no pictures to measure on")
     collect = functools.partial(collect_ranges, graph, tensors, images, preprocess, workers=workers, quiet=quiet)
-    key = functools.partial(table_key, graph, tensors, images, preprocess)
-    return _reuse_or(cache, RangeTable.from_json, key, collect)
+    return _reuse_or(cache, RangeTable.from_json, table_key(graph, tensors, images, preprocess), collect)
 
 
 def load_or_collect_channels(
@@ -83,29 +85,36 @@ def load_or_collect_channels(
     """
     beside = None if cache is None else f"{cache}.channels"
     collect = functools.partial(collect_channels, graph, tensors, images, preprocess, workers=workers, quiet=quiet)
-    key = functools.partial(table_key, graph, tensors, images, preprocess)
-    return _reuse_or(beside, ChannelTable.from_json, key, collect)
+    return _reuse_or(beside, ChannelTable.from_json, table_key(graph, tensors, images, preprocess), collect)
 
 
 def _reuse_or(
-    cache: Path | str | None, read: Callable[[bytes], Table], key: Callable[[], str], collect: Callable[[], Table]
+    cache: Path | str | None, read: Callable[[bytes], Table], key: str, collect: Callable[..., Table]
 ) -> tuple[Table, str]:
-    """The table in the file `cache` if its key is `key()`, else what `collect` finds, which is written there."""
+    """The table in the file `cache` if it has this key, else what `collect` finds, which is written there.
+
+    Where a collection stands is kept in a file of the same name with `.part` behind it, until the table is written.
+    """
+    if cache is None:
+        table = collect()
+        return table, f"ranges collected from {table.images} pictures"
     note = ""
-    if cache is not None and Path(cache).is_file():
+    if Path(cache).is_file():
         try:
             with Path(cache).open("rb") as handle:
                 table = read(handle.read(MAX_BYTES + 1))
         except (CalibrationError, OSError) as error:
             note = f"; {cache} was not reused: {error}"
         else:
-            if table.key == key():
+            if table.key == key:
                 return table, f"ranges of {table.images} pictures reused from {cache}: nothing they depend on changed"
             note = f"; {cache} was not reused: it is for another graph, preprocessing or set of pictures"
-    table = collect()
-    if cache is not None:
-        with atomic_path(cache) as path:
-            path.write_text(table.to_json(), encoding="utf-8")
+    checkpoint = Checkpoint(f"{cache}.part", key)
+    table = collect(checkpoint=checkpoint)
+    with atomic_path(cache) as path:
+        path.write_text(table.to_json(), encoding="utf-8")
+    checkpoint.remove()
+    note += f"; {checkpoint.note}" if checkpoint.note else ""
     return table, f"ranges collected from {table.images} pictures{note}"
 
 

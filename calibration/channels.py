@@ -11,12 +11,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevision.calibration.exact_sum import ExactSum
-from edgevision.calibration.fields import check_keys, typed
+from edgevision.calibration.checkpoint import Checkpoint
+from edgevision.calibration.exact_sum import WORDS, ExactSum
+from edgevision.calibration.fields import MAX_BYTES, check_keys, typed
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.observation import observe
 from edgevision.calibration.passes import Picture, Tensors, not_finite, run_pass
-from edgevision.calibration.table import MAX_BYTES, table_key
+from edgevision.calibration.table import table_key
 from edgevision.errors import CalibrationError
 from edgevision.manifest import Preprocess
 from edgevision.optional import require
@@ -27,6 +28,7 @@ FORMAT_VERSION: Final = 1
 _PLANES: Final = 4
 """Tensors of this rank are (batch, channels, height, width)."""
 _SMALL: Final = 1 << 8
+_TYPES: Final = {"minimum": "<f4", "maximum": "<f4", "words": "<i8"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +95,18 @@ class ChannelTable(Mapping[str, ChannelRanges]):
             raise CalibrationError(f"not a usable channel table ({error}); calibrate again") from error
 
 
-def _pack(row: Floats) -> str:
-    return base64.b64encode(row.astype("<f4").tobytes()).decode()
+def _pack(row: NDArray[Any]) -> str:
+    return base64.b64encode(row.astype(row.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def _unpack(text: Any, kind: str) -> NDArray[Any]:
+    data = np.frombuffer(base64.b64decode(typed(text, str, "packed numbers"), validate=True), kind)
+    return data.astype(data.dtype.newbyteorder("="))
 
 
 def _ranges(entry: Any, name: str) -> ChannelRanges:
     check_keys(entry, {"minimum", "maximum", "mean"}, f"tensor {name!r}")
-    packed = (base64.b64decode(typed(entry[key], str, key), validate=True) for key in ("minimum", "maximum", "mean"))
-    minimum, maximum, mean = (np.frombuffer(data, "<f4").astype(np.float32) for data in packed)
+    minimum, maximum, mean = (_unpack(entry[key], "<f4") for key in ("minimum", "maximum", "mean"))
     if not minimum.shape == maximum.shape == mean.shape:
         raise ValueError(f"minimum, maximum and mean of {name!r} differ in length")
     if not (np.isfinite([minimum, maximum, mean]).all() and (minimum <= maximum).all()):
@@ -114,18 +120,21 @@ def collect_channels(
     images: CalibrationImages,
     preprocess: Preprocess,
     *,
+    checkpoint: Checkpoint | None = None,
     workers: int | None = None,
     quiet: bool = False,
 ) -> ChannelTable:
     """Ranges of every channel of `tensors` over all pictures, in one pass.
 
-    The result does not depend on the order of the pictures, on their names or on the number of workers.
+    The result does not depend on the order of the pictures, on their names, on the number of workers, or on whether
+    the pass was stopped and went on.
 
     Args:
-        graph, tensors, images, preprocess, workers, quiet: as for `collect_ranges`.
+        graph, tensors, images, preprocess, checkpoint, workers, quiet: as for `collect_ranges`.
 
     Raises:
         CalibrationError: no picture can be read, a tensor cannot be observed, or a value is not finite.
+        OSError: the checkpoint cannot be written.
     """
     total = run_pass(
         observe(graph, tensors, preprocess.input_name, in_order=True),
@@ -133,6 +142,7 @@ def collect_channels(
         images,
         preprocess,
         label="measuring channels",
+        checkpoint=checkpoint,
         workers=workers,
         quiet=quiet,
     )
@@ -166,7 +176,14 @@ class _Channels:
             if name in self.found:
                 self.found[name].merge(extremes)
             else:
-                self.found[name] = extremes
+                self.found[name] = extremes.copy()
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: extremes.to_json() for name, extremes in self.found.items()}
+
+    def restore(self, data: Any) -> None:
+        check_keys(data, set(self._names), "the findings")
+        self.found = {name: _Extremes.from_json(data[name], name) for name in self._names}
 
 
 class _Extremes:
@@ -186,6 +203,27 @@ class _Extremes:
         np.minimum(self.minimum, other.minimum, out=self.minimum)
         np.maximum(self.maximum, other.maximum, out=self.maximum)
         self.sums.merge(other.sums)
+
+    def copy(self) -> _Extremes:
+        """One that does not change with this one."""
+        twin = _Extremes(self.minimum.size)
+        twin.merge(self)
+        return twin
+
+    def to_json(self) -> dict[str, str]:
+        """Plain data."""
+        return {"minimum": _pack(self.minimum), "maximum": _pack(self.maximum), "words": _pack(self.sums.words)}
+
+    @classmethod
+    def from_json(cls, data: Any, name: str) -> _Extremes:
+        """Read what anybody may have written; ValueError for what cannot be."""
+        check_keys(data, {"minimum", "maximum", "words"}, f"tensor {name!r}")
+        minimum, maximum, words = (_unpack(data[key], kind) for key, kind in _TYPES.items())
+        if not (minimum.size == maximum.size == words.size / WORDS and (minimum <= maximum).all()):
+            raise ValueError(f"minimum, maximum and words of {name!r} do not fit together")
+        found = cls(minimum.size)
+        found.minimum, found.maximum, found.sums.words = minimum, maximum, words.reshape(WORDS, -1)
+        return found
 
     def ranges(self, count: int) -> ChannelRanges:
         # -0.0 becomes 0.0, or the order would show

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+MAX_BYTES: Final = 1 << 26
+"""Of a file; a larger one is not read."""
 
 
 def check_keys(data: Any, keys: set[str], where: str) -> None:

@@ -1,4 +1,4 @@
-"""One pass of pictures through a graph. Memory does not depend on their number.
+"""One pass of pictures through a graph. Memory does not depend on their number, and a pass that was stopped goes on.
 
 Worker threads share one single-threaded ONNX Runtime session and take picture after picture; each has its own input,
 outputs and observer, which are merged at the end. ONNX Runtime, numpy and OpenCV release the interpreter's lock.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -16,6 +18,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevision.calibration.checkpoint import Checkpoint
+from edgevision.calibration.growth import SHARES
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.observation import ObservedGraph
 from edgevision.errors import CalibrationError
@@ -26,6 +30,7 @@ from edgevision.progress import Progress
 
 _MEMORY_BYTES: Final = 1 << 30
 """All workers' outputs together; fewer workers run where a graph needs more."""
+_SAVE_S: Final = 5.0
 _ALIGNED: Final = 16
 """Values in 64 bytes, the alignment that ONNX Runtime gives its own tensors."""
 
@@ -39,12 +44,12 @@ class Picture:
     Attributes:
         name: for messages.
         digest: SHA-256 of the file.
-        held_back: whether it is one of the quarter, drawn by content, that shows if there are enough pictures.
+        share: 0..SHARES - 1, drawn by content.
     """
 
     name: str
     digest: str
-    held_back: bool
+    share: int
 
     @property
     def phase(self) -> int:
@@ -67,6 +72,18 @@ class Observer(Protocol):
         """Add what another observer of the same kind has learnt from other pictures."""
         ...
 
+    def to_json(self) -> dict[str, Any]:
+        """What it has learnt so far."""
+        ...
+
+    def restore(self, data: Any) -> None:
+        """Learn what `to_json` told, in a file that anybody may have written.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is damaged.
+        """
+        ...
+
 
 Seen = TypeVar("Seen", bound=Observer)
 
@@ -78,6 +95,7 @@ def run_pass(
     preprocess: Preprocess,
     *,
     label: str,
+    checkpoint: Checkpoint | None = None,
     workers: int | None = None,
     quiet: bool = False,
 ) -> Seen:
@@ -89,40 +107,63 @@ def run_pass(
         images: the pictures.
         preprocess: how a picture becomes the input.
         label: of the progress line.
+        checkpoint: where a pass that was stopped left its findings; this one goes on from there, leaves its own now
+            and then and when it is interrupted, and none at the end.
         workers: threads; None: one per core that this process may use.
         quiet: no progress.
 
     Raises:
         CalibrationError: no picture can be read, or an observer refuses one.
+        OSError: the checkpoint cannot be written.
     """
     count = min(workers or cores(), len(images), max(1, _MEMORY_BYTES // (4 * _values(observed.session))))
-    held_back = _held_back(images)
-    stop, lock, indices = threading.Event(), threading.Lock(), iter(range(len(images)))
     team = [_Worker(observed, preprocess, new()) for _ in range(count)]
+    if checkpoint is not None:
+        team[0].done += checkpoint.load(team[0].observer.restore)
+    finished = len(team[0].done)
+    stop, lock, left = threading.Event(), threading.Lock(), _left(images, team[0].done)
 
     with Progress(label, len(images), quiet=quiet) as progress:
+        progress.update(finished)
 
         def work(worker: _Worker[Seen]) -> None:
             while not stop.is_set():
                 with lock:
-                    index = next(indices, None)
+                    index, share = next(left, (None, 0))
                 if index is None:
                     return
                 image = images.read(index)
                 if image is not None:
-                    worker.show(image, Picture(images.names[index], images.digests[index], index in held_back))
+                    worker.show(image, Picture(images.names[index], images.digests[index], share))
                 with lock:
                     progress.update()
 
-        with ThreadPoolExecutor(count, "calibration") as pool:
-            pending = {pool.submit(work, worker) for worker in team}
-            try:
-                while pending:
-                    done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-                    for future in done:
-                        future.result()
-            finally:
-                stop.set()  # on an error or Ctrl-C every worker finishes its picture and ends
+        def save() -> None:
+            if checkpoint is not None:
+                total, done = new(), []
+                for worker in team:
+                    with worker.lock:
+                        total.merge(worker.observer)
+                        done += worker.done
+                checkpoint.save(done, total.to_json())
+
+        try:
+            with ThreadPoolExecutor(count, "calibration") as pool:
+                pending = {pool.submit(work, worker) for worker in team}
+                due = time.monotonic() + _SAVE_S
+                try:
+                    while pending:
+                        done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+                        for future in done:
+                            future.result()
+                        if time.monotonic() > due:
+                            save()
+                            due = time.monotonic() + _SAVE_S
+                finally:
+                    stop.set()  # on an error or Ctrl-C every worker finishes its picture and ends
+        except KeyboardInterrupt:
+            save()
+            raise
 
     images.require_some()
     total = team[0].observer
@@ -140,10 +181,18 @@ def not_finite(tensor: str, picture: Picture, found: object) -> CalibrationError
 
 
 class _Worker(Generic[Seen]):
-    """Buffers and observer of one thread."""
+    """Buffers and observer of one thread.
+
+    Attributes:
+        observer: what it has learnt.
+        done: digests of the pictures it has seen.
+        lock: held while both change.
+    """
 
     def __init__(self, observed: ObservedGraph, preprocess: Preprocess, observer: Seen) -> None:
         self.observer = observer
+        self.done: list[str] = []
+        self.lock = threading.Lock()
         self._session = observed.session
         self._preprocessor = Preprocessor(preprocess)
         array: NDArray[Any] = np.zeros(self._preprocessor.shape, self._preprocessor.dtype)
@@ -163,8 +212,9 @@ class _Worker(Generic[Seen]):
         """Run one picture."""
         self._preprocessor(image, self._slot)
         self._session.run_with_iobinding(self._binding)
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is reported in words
+        with self.lock, np.errstate(invalid="ignore", over="ignore"):  # what is not finite is reported in words
             self.observer.see(self._tensors, picture)
+            self.done.append(picture.digest)
 
 
 def _bound_outputs(session: Any, binding: Any) -> dict[str, NDArray[np.float32]]:
@@ -189,7 +239,11 @@ def _padded(size: int) -> int:
     return -(-size // _ALIGNED) * _ALIGNED
 
 
-def _held_back(images: CalibrationImages) -> frozenset[int]:
-    """A quarter of the pictures, drawn by content: how much they widen the ranges shows whether there are enough."""
-    ranked = sorted(range(len(images)), key=lambda index: images.digests[index])
-    return frozenset(ranked[len(images) - len(images) // 4 :])
+def _left(images: CalibrationImages, done: list[str]) -> Iterator[tuple[int, int]]:
+    """Index and share of each picture that is not done. Equal pictures have equal digests: they are done one by one."""
+    finished, count = Counter(done), len(images)
+    for rank, index in enumerate(sorted(range(count), key=lambda index: images.digests[index])):
+        if finished[images.digests[index]]:
+            finished[images.digests[index]] -= 1
+        else:
+            yield index, rank * SHARES // count

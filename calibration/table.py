@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevision.calibration.fields import check_keys, texts, typed
+from edgevision.calibration.fields import MAX_BYTES, check_keys, texts, typed
+from edgevision.calibration.growth import Growth
 from edgevision.calibration.histogram import BINS, HIGHEST, LOWEST, Histogram, exponent_for
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.stated import StatedRange
@@ -23,8 +24,7 @@ from edgevision.errors import CalibrationError
 from edgevision.files import sha256
 from edgevision.manifest import Preprocess
 
-FORMAT_VERSION: Final = 1
-MAX_BYTES: Final = 1 << 26
+FORMAT_VERSION: Final = 2
 _MAX_TENSORS: Final = 4096
 _MAX_TOTAL: Final = 1 << 62
 
@@ -39,6 +39,7 @@ class RangeTable(Mapping[str, Histogram]):
         skipped: names of those that could not be read.
         warnings: sentences for the user: pictures skipped, ranges still growing, tensors without a value.
         histograms: the table itself.
+        growth: of the tensors that were measured: how their ranges grew.
     """
 
     key: str
@@ -46,6 +47,7 @@ class RangeTable(Mapping[str, Histogram]):
     skipped: tuple[str, ...]
     warnings: tuple[str, ...]
     histograms: Mapping[str, Histogram] = field(repr=False)
+    growth: Mapping[str, Growth] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, tensor: str) -> Histogram:
         return self.histograms[tensor]
@@ -62,10 +64,11 @@ class RangeTable(Mapping[str, Histogram]):
         tensors: dict[str, Any] = {}
         for name, histogram in self.histograms.items():
             original = first.setdefault(id(histogram), name)
-            tensors[name] = _histogram_to_json(histogram) if original == name else {"same_as": original}
+            tensors[name] = histogram_to_json(histogram) if original == name else {"same_as": original}
+        growth = {name: self.growth[name].to_json() for name in tensors if name in self.growth}
         head = {"format_version": FORMAT_VERSION, "key": self.key, "images": self.images}
         lists = {"skipped": self.skipped, "warnings": self.warnings}
-        return json.dumps({**head, **lists, "tensors": tensors}, indent=1, allow_nan=False) + "\n"
+        return json.dumps({**head, **lists, "growth": growth, "tensors": tensors}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> RangeTable:
@@ -96,7 +99,8 @@ def table_key(graph: bytes, tensors: Sequence[str], images: CalibrationImages, p
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _histogram_to_json(histogram: Histogram) -> dict[str, Any]:
+def histogram_to_json(histogram: Histogram) -> dict[str, Any]:
+    """A histogram as plain data."""
     if isinstance(histogram, StatedRange):
         return {"stated": histogram.stated}
     if not math.isfinite(histogram.minimum):
@@ -129,28 +133,30 @@ def _unpack(text: str) -> NDArray[np.int64]:
 
 
 def _table(data: Any) -> RangeTable:
-    check_keys(data, {"format_version", "key", "images", "skipped", "warnings", "tensors"}, "the table")
+    check_keys(data, {"format_version", "key", "images", "skipped", "warnings", "growth", "tensors"}, "the table")
     if data["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format version {data['format_version']!r}, expected {FORMAT_VERSION}")
-    tensors = data["tensors"]
-    if not isinstance(tensors, dict) or len(tensors) > _MAX_TENSORS:
-        raise ValueError(f"tensors is an object of at most {_MAX_TENSORS} entries")
+    tensors, growth = (typed(data[key], dict, key) for key in ("tensors", "growth"))
+    if len(tensors) > _MAX_TENSORS or not growth.keys() <= tensors.keys():
+        raise ValueError(f"tensors has at most {_MAX_TENSORS} entries, and growth none that it lacks")
     histograms: dict[str, Histogram] = {}
     for name, entry in tensors.items():
         if isinstance(entry, dict) and entry.keys() == {"same_as"}:
             histograms[name] = histograms[typed(entry["same_as"], str, "same_as")]
         else:
-            histograms[name] = _histogram(entry, name)
+            histograms[name] = histogram_from_json(entry, name)
     return RangeTable(
         key=typed(data["key"], str, "key"),
         images=typed(data["images"], int, "images"),
         skipped=texts(data["skipped"], "skipped"),
         warnings=texts(data["warnings"], "warnings"),
         histograms=histograms,
+        growth={name: Growth.from_json(entry) for name, entry in growth.items()},
     )
 
 
-def _histogram(entry: Any, name: str) -> Histogram:
+def histogram_from_json(entry: Any, name: str) -> Histogram:
+    """Read what `histogram_to_json` wrote, or anybody else; ValueError for what contradicts itself."""
     if isinstance(entry, dict) and entry.keys() == {"stated"}:
         stated = typed(entry["stated"], float, "stated")
         if not 0 < stated < math.inf:

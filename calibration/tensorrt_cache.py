@@ -17,9 +17,10 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from edgevision.calibration.fields import MAX_BYTES
 from edgevision.calibration.histogram import Histogram
 from edgevision.calibration.stated import StatedRange
-from edgevision.calibration.table import MAX_BYTES, RangeTable
+from edgevision.calibration.table import RangeTable
 from edgevision.errors import CalibrationError, UsageError
 
 ALGORITHMS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration"}

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgevision.backends.tensorrt_api import Api
 from edgevision.backends.tensorrt_types import IInt8Calibrator
+from edgevision.calibration.fields import MAX_BYTES
 from edgevision.calibration.images import CalibrationImages
-from edgevision.calibration.table import MAX_BYTES
 from edgevision.calibration.tensorrt_cache import read_cache
 from edgevision.errors import CalibrationError, EdgeVisionError, UsageError
 from edgevision.files import atomic_path

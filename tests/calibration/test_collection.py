@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -259,51 +258,6 @@ def test_memory_does_not_grow_with_the_number_of_pictures(
         return int(subprocess.run(command, check=True, capture_output=True, timeout=240, cwd=ROOT).stdout)
 
     assert peak_kib(40) < peak_kib(2) + 8 * 1024
-
-
-_INTERRUPTED = """
-import sys
-from edgevision.calibration import CalibrationImages, load_or_collect
-from edgevision.manifest import Preprocess
-
-
-class Endless(CalibrationImages):
-    def read(self, index):
-        if index == 20:
-            print("running", flush=True)
-        return super().read(index % 5)
-
-images = CalibrationImages(sys.argv[2])
-images.__class__ = Endless
-images.paths, images.names = images.paths * 20_000, images.names * 20_000
-images.__dict__["digests"] = tuple(str(i) for i in range(len(images)))
-spec = Preprocess("image", (32, 24))
-try:
-    load_or_collect(sys.argv[3], open(sys.argv[1], "rb").read(), ["relu"], images, spec, workers=2, quiet=True)
-except KeyboardInterrupt:
-    print("stopped")
-"""
-
-
-def test_an_interrupt_stops_all_workers_and_leaves_no_file(
-    network: bytes, write_pictures: WritePictures, tmp_path: Path
-) -> None:
-    (tmp_path / "model.onnx").write_bytes(network)
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    arguments = [str(tmp_path / "model.onnx"), str(write_pictures(5)), str(cache / "ranges.json")]
-    with subprocess.Popen(
-        [sys.executable, "-c", _INTERRUPTED, *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    ) as child:
-        assert child.stdout is not None
-        try:
-            assert child.stdout.readline() == "running\n"
-            child.send_signal(signal.SIGINT)
-            assert child.communicate(timeout=60)[0] == "stopped\n"
-        finally:
-            child.kill()
-    assert child.returncode == 0
-    assert list(cache.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from edgevision.calibration import CalibrationImages, Histogram, RangeTable, load_or_collect
 from edgevision.calibration.counting import Counter
+from edgevision.calibration.growth import Growth
 from edgevision.errors import CalibrationError
 from edgevision.manifest import Preprocess
 
@@ -37,7 +38,10 @@ def make_table() -> RangeTable:
         Counter().add(histograms[name], values.astype(np.float32))
     histograms["empty"] = Histogram()
     histograms["again"] = histograms["relu"]
-    return RangeTable("key", 30, ("bad.jpg",), ("one was skipped",), histograms)
+    growth = Growth()
+    for share in range(16):
+        growth.add(1.0 + share % 5, share, f"{share:064x}")
+    return RangeTable("key", 30, ("bad.jpg",), ("one was skipped",), histograms, {"signed": growth})
 
 
 TEXT = make_table().to_json()
@@ -56,6 +60,8 @@ def test_a_table_survives_its_file() -> None:
             histogram.maximum,
         )
     assert table["again"] is table["relu"]
+    growth = table.growth["signed"]
+    assert (growth.limit, growth.picture, growth.runner_up) == (5.0, f"{4:064x}", 5.0)
     assert table.to_json() == TEXT
 
 
@@ -73,7 +79,7 @@ def packed(*counts: int) -> str:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("format_version",), 2),
+        (("format_version",), 1),
         (("key",), 3),
         (("images",), True),
         (("skipped",), "bad.jpg"),
@@ -98,6 +104,11 @@ def packed(*counts: int) -> str:
         (("tensors", "relu", "counts"), ["", packed(0, 5)]),
         (("tensors", "relu", "counts"), ["", packed(1)]),
         (("tensors", "empty", "counts"), [packed(1), ""]),
+        (("growth",), {"unknown": DATA["growth"]["signed"]}),
+        (("growth", "signed", "reach"), [1.0] * 15),
+        (("growth", "signed", "reach"), [-1.0] * 16),
+        (("growth", "signed", "runner_up"), 5.5),
+        (("growth", "signed", "picture"), 7),
         (("tensors", "again", "same_as"), "nowhere"),
         (("tensors", "again", "same_as"), "again"),
         (("tensors", "again", "same_as"), []),
