@@ -71,6 +71,7 @@ def load_graph(source: Path | str | bytes, input_wh: tuple[int, int] | None = No
     _fix_resizes(model)
     _name_nodes(model)
     _strip_notes(model)
+    _refuse_proposals(model)
     _batch_single_pictures(model)
     fixed = _fix_inputs(model, input_wh, metadata)
     graph = _infer(model)
@@ -216,6 +217,18 @@ def _strip_notes(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         del node.metadata_props[:]
     del model.metadata_props[:]
+
+
+def _refuse_proposals(model: onnx.ModelProto) -> None:
+    """Fast R-CNN takes boxes [N,4], or [N,5] with the number of the picture, beside the picture."""
+    for entry in model.graph.input:
+        dims = entry.type.tensor_type.shape.dim
+        if len(dims) == 2 and dims[1].dim_value in (4, 5):
+            raise ModelError(
+                f"input {entry.name!r} looks like proposals (Fast R-CNN), which nothing here makes. A cascade does that "
+                "work: export a classifier for what is in a box, and run it behind a detector or any other source of "
+                "boxes (edgevision run DETECTOR --classify CLASSIFIER)"
+            )
 
 
 def _batch_single_pictures(model: onnx.ModelProto) -> None:

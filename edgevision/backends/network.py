@@ -70,7 +70,7 @@ def parse(api: Api, builder: Builder, logger: ILogger, graph: bytes, name: str, 
     two_stages = sorted(_TWO_STAGES & {node.operator for node in nodes})
     if two_stages and api.flavour == "tensorrt-rtx":
         raise BuildError(
-            f"{api.title} cannot read {name}: it has no {' and '.join(two_stages)}, with which a two-stage detector "
+            f"{api.title} cannot read {name}: it has no {', '.join(two_stages)}, with which a two-stage detector "
             "chooses and cuts out its proposals. Run the bundle on ONNX Runtime (--backend cpu) or with TensorRT itself"
         )
     try:

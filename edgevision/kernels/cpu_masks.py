@@ -69,7 +69,7 @@ def paste(maps: NDArray[np.float32], xyxy: NDArray[np.float32], size_wh: tuple[i
     bordered = np.zeros((cells, cells), np.float32)
     centre, half = (xyxy[:, 2:] + xyxy[:, :2]) * f32(0.5), (xyxy[:, 2:] - xyxy[:, :2]) * f32(0.5)
     half = half * (f32(cells) / f32(cells - 2))
-    corners = np.concatenate([centre - half, centre + half], axis=1).astype(np.int64)
+    corners = np.concatenate([centre - half, centre + half], axis=1).clip(-(2**31), 2**31).astype(np.int64)
     masks = np.zeros((len(maps), size_wh[1], size_wh[0]), np.bool_)
     for mask, cell_map, (x1, y1, x2, y2) in zip(masks, maps, corners.tolist(), strict=True):
         bordered[1:-1, 1:-1] = cell_map

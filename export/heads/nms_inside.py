@@ -42,6 +42,8 @@ class NmsInsideHead:
         found = [node for node in graph.nodes if node.op_type == "NonMaxSuppression"]
         if len(found) != 1:
             return Refusal(f"expected one NonMaxSuppression in the graph, got {len(found)}")
+        if any(node.op_type == "RoiAlign" for node in graph.nodes):
+            return Refusal("NonMaxSuppression chooses the proposals of a two-stage detector (RoiAlign)")
         node = found[0]
         settings = _settings(graph, node)
         boxes, scores = _before(graph, node)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgevision.errors import UsageError
 from edgevision.geometry import Placement, place
-from edgevision.kernels.cpu_masks import assemble
+from edgevision.kernels.cpu_masks import assemble, paste
 from edgevision.kernels.cuda_masks import CudaMasks, unpack
 from edgevision.kernels.cuda_nms import CudaNms
 from edgevision.kernels.picture import describe
@@ -199,3 +199,43 @@ def test_too_many_prototypes_are_refused(module: HostModule) -> None:
     nms: Any = CudaNms(HostDevice(), module, 5, Nms(), np.zeros(1, np.float32), 1)
     with pytest.raises(UsageError, match="up to 256 prototypes, got 257"):
         CudaMasks(module, boxes=5, prototypes=(257, 8, 8), input_wh=(32, 32), result=nms.result)
+
+
+# --- a small map per box ----------------------------------------------------------------------------------------------
+
+
+def enlarged(cells: NDArray[Any], box: NDArray[Any], size_wh: tuple[int, int]) -> NDArray[np.float64]:
+    """What OpenCV makes of a map with its border of zeros, laid over its box in a picture."""
+    side = len(cells)
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * np.float32((side + 2) / side)
+    x1, y1, x2, y2 = (int(v) for v in np.concatenate([centre - half, centre + half]))
+    wide, high = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
+    resized = cv2.resize(np.pad(cells, 1).astype(np.float64), (wide, high), interpolation=cv2.INTER_LINEAR)
+    picture = np.zeros(size_wh[::-1])
+    for row in range(max(y1, 0), min(y1 + high, size_wh[1])):
+        for column in range(max(x1, 0), min(x1 + wide, size_wh[0])):
+            picture[row, column] = resized[row - y1, column - x1]
+    return picture
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 7, 14, 28]), st.booleans())
+def test_a_map_is_pasted_over_its_box_as_opencv_enlarges_it(seed: int, side: int, outside: bool) -> None:
+    random = np.random.default_rng(seed)
+    size_wh = int(random.integers(1, 70)), int(random.integers(1, 70))
+    reach = 40 if outside else 0
+    corners = np.sort(random.uniform(-reach, max(size_wh) + reach, (3, 2, 2)), axis=1).astype(np.float32)
+    boxes = corners.reshape(3, 4)
+    cells = random.random((3, side, side)).astype(np.float32)
+    masks = paste(cells, boxes, size_wh)
+    assert masks.shape == (3, size_wh[1], size_wh[0])
+    for mask, values, box in zip(masks, cells, boxes, strict=True):
+        expected = enlarged(values, box, size_wh)
+        clear = np.abs(expected - 0.5) > 1e-4
+        np.testing.assert_array_equal(mask[clear], expected[clear] > 0.5)
+
+
+def test_a_map_of_an_enormous_box_costs_no_more_than_the_picture() -> None:
+    masks = paste(np.ones((2, 28, 28), np.float32), np.float32([[-1e18, -1e18, 1e18, 1e18], [5e8, 0, 1e9, 4]]), (8, 6))
+    assert masks[0].all()
+    assert not masks[1].any()
