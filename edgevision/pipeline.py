@@ -1,13 +1,13 @@
 """Sources through a model into sinks: capture, inference and output overlap, and results stay in order.
 
-    source ─ capture thread ┐           ┌ lane thread ┐
-    source ─ capture thread ┼─ Intake ──┼ lane thread ┼─ Reorder ── output thread ── sinks, callback
-                            ┘           └ …           ┘
+    source ─ capture thread ┐           ┌ lane thread ┐                           ┌ queue ─ sink thread
+    source ─ capture thread ┼─ Intake ──┼ lane thread ┼─ Reorder ── output thread ┼ queue ─ sink thread
+                            ┘           └ …           ┘                 callback  ┘
 
 A recording is lossless: whoever is slowest sets the pace. A live source never waits: the newest frame wins, and
-each frame that is not processed is counted under its cause. On a CPU, one lane per core, each with one thread, is
-faster than one session with many (bare inference on two cores: 243 against 224 frames/s). A GPU has two lanes: one
-uploads and preprocesses while the other infers.
+each frame that is not processed is counted under its cause. Sources come and go while it runs. On a CPU, one lane per
+core, each with one thread, is faster than one session with many (bare inference on two cores: 243 against 224
+frames/s). A GPU has two lanes: one uploads and preprocesses while the other infers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgevision.errors import SourceError, UsageError
 from edgevision.frame import Frame
@@ -26,12 +26,14 @@ from edgevision.queues import Intake, Reorder, Ticket
 from edgevision.results import Result
 from edgevision.run_report import RunReport, SourceReport, Statistics
 from edgevision.sinks.base import Sink
+from edgevision.sinks.queued import QueuedSink
 from edgevision.sources.base import Source
 from edgevision.workers import Workers, check_ended, one_opencv_thread, wait
 
 OnResult = Callable[[Frame, Result, Mapping[str, float]], None]
 _log = logging.getLogger(__name__)
 _STOP_LIMIT_S = 10.0
+_BACKLOG = 32
 
 
 class Lane(Protocol):
@@ -77,6 +79,8 @@ class Pipeline:
         frames: int | None = None,
         duration_s: float | None = None,
         lanes: int | None = None,
+        every_frame: bool = False,
+        stay_open: bool = False,
         on_result: OnResult | None = None,
     ) -> None:
         """
@@ -85,27 +89,42 @@ class Pipeline:
             frames: stop after this many results, all sources together.
             duration_s: stop after this time.
             lanes: workers side by side; None: as many as the model says, one per core on a CPU.
+            every_frame: of live sources too, up to 32 waiting frames each, not the newest only.
+            stay_open: wait for more sources when all have ended, until `stop` or a limit.
             on_result: called with each frame, result and stage times, in order, in the output thread.
 
         Raises:
             UsageError: no source, two sources of one name, or a limit that is not positive.
         """
         names = [source.status.source_id for source in sources]
-        if not names or len(set(names)) < len(names):
+        if not (names or stay_open) or len(set(names)) < len(names):
             raise UsageError(f"a pipeline needs sources of different names (source_id), got {names}")
         limits = {"max_age_ms": max_age_ms, "frames": frames, "duration_s": duration_s, "lanes": lanes}
         for name, value in limits.items():
             if value is not None and not value > 0:
                 raise UsageError(f"{name} is above zero, got {value}")
-        self._model, self._sources, self._sinks, self._on_result = model, tuple(sources), tuple(sinks), on_result
+        self._model, self._sources, self._on_result = model, list(sources), on_result
+        self._sinks = [QueuedSink(sink, getattr(sink, "name", "") or type(sink).__name__) for sink in sinks]
         self._lane_count, self._duration_s = lanes or model.lanes(), duration_s
-        live = [source.live for source in sources]
-        self._intake = Intake(live, depth=self._lane_count + 1, max_age_ms=max_age_ms, limit=frames)
+        self._intake = Intake(
+            [source.live for source in sources],
+            depth=self._lane_count + 1,
+            max_age_ms=max_age_ms,
+            limit=frames,
+            backlog=_BACKLOG if every_frame else None,
+            stay_open=stay_open,
+        )
         self._reorder: Reorder[_Done] = Reorder(window=2 * self._lane_count)
         self._workers = Workers(stop=self._give_up)
         self._source_errors: dict[int, SourceError] = {}
-        self._statistics = Statistics(len(live))
-        self._ended = False
+        self._statistics = Statistics(len(sources))
+        self._capturing: list[threading.Thread] = []
+        self._changing = threading.Lock()
+        self._running = self._ended = False
+        for sink in sinks:
+            attach = getattr(sink, "attach", None)
+            if attach is not None:
+                attach(self.snapshot)
 
     # ---- the stages, each in its own thread --------------------------------------------------------------------
 
@@ -140,22 +159,52 @@ class Pipeline:
                 break
 
     def _output(self) -> None:
-        """Results in order to sinks and callback."""
-        try:
-            while (done := self._reorder.take()) is not None:
-                frame, start_ns = done.ticket.frame, time.monotonic_ns()
-                timing_ms = {**done.timing_ms, "order": (start_ns - done.finished_ns) / 1e6}
-                for sink in self._sinks:
-                    sink.write(frame, done.result, timing_ms)
-                if self._on_result is not None:
-                    self._on_result(frame, done.result, timing_ms)
-                self._statistics.delivered(done.ticket.source, frame, timing_ms, start_ns)
-        finally:
-            self._close_sinks()
+        """Results in order to the sinks' queues and the callback."""
+        while (done := self._reorder.take()) is not None:
+            frame, start_ns = done.ticket.frame, time.monotonic_ns()
+            timing_ms = {**done.timing_ms, "order": (start_ns - done.finished_ns) / 1e6}
+            live = self._sources[done.ticket.source].live
+            for sink in self._sinks:
+                sink.put(frame, done.result, timing_ms, live=live)
+            if self._on_result is not None:
+                self._on_result(frame, done.result, timing_ms)
+            self._statistics.delivered(done.ticket.source, frame, timing_ms, start_ns)
 
-    def _close_sinks(self) -> None:
-        for sink in self._sinks:
-            self._workers.attempt(sink.close)
+    # ---- sources that come and go ------------------------------------------------------------------------------
+
+    def add_source(self, source: Source) -> None:
+        """Take in one more source, also while the pipeline runs. It is closed with the others.
+
+        Raises:
+            UsageError: a source of this name is there, or the run has ended.
+        """
+        name = source.status.source_id
+        with self._changing:
+            if self._ended or any(other.status.source_id == name for other in self._sources):
+                why = "the run has ended" if self._ended else "there is, or was, a source of this name"
+                raise UsageError(f"source {name!r} cannot be added: {why}")
+            self._sources.append(source)
+            self._statistics.add_source()
+            index = self._intake.add(source.live)
+            if self._running:
+                self._start_capture(index)
+
+    def remove_source(self, source_id: str) -> None:
+        """Close a source; results under way are still delivered. The run goes on with the others.
+
+        Raises:
+            UsageError: there is no source of this name.
+        """
+        names = [source.status.source_id for source in self._sources]
+        if source_id not in names:
+            raise UsageError(f"there is no source {source_id!r}, only {', '.join(names) or 'none'}")
+        index = names.index(source_id)
+        self._intake.remove(index)
+        self._sources[index].close()
+
+    def _start_capture(self, index: int) -> None:
+        name = f"capture {self._sources[index].status.source_id}"
+        self._capturing.append(self._workers.start(name, self._capture, index))
 
     # ---- running and stopping ----------------------------------------------------------------------------------
 
@@ -168,22 +217,23 @@ class Pipeline:
             KeyboardInterrupt: Ctrl-C; frames under way were finished and all sinks closed properly.
         """
         lanes: list[Lane] = []
-        feeding: list[threading.Thread] = []
+        inferring: list[threading.Thread] = []
         output: list[threading.Thread] = []
+        writing: list[threading.Thread] = []
         try:
             lanes.extend(self._model.open_lane(threads=1) for _ in range(self._lane_count))
             self._statistics.start()
+            writing.extend(self._workers.start(f"sink {sink.name}", sink.serve) for sink in self._sinks)
             output.append(self._workers.start("output", self._output))
-            feeding.extend(self._workers.start(f"lane {i}", self._infer, lane) for i, lane in enumerate(lanes))
-            inferring = tuple(feeding)
-            feeding.extend(
-                self._workers.start(f"capture {source.status.source_id}", self._capture, i)
-                for i, source in enumerate(self._sources)
-            )
+            inferring.extend(self._workers.start(f"lane {i}", self._infer, lane) for i, lane in enumerate(lanes))
+            with self._changing:
+                self._running = True
+                for index in range(len(self._sources)):
+                    self._start_capture(index)
             with one_opencv_thread():
                 wait(inferring, time.monotonic() + (self._duration_s or math.inf))
         finally:
-            self._shut_down(feeding, output, lanes)
+            self._shut_down(inferring, output, writing, lanes)
         for error in [*self._workers.errors, *self._source_errors.values()]:
             raise error
         return self.report()
@@ -197,33 +247,45 @@ class Pipeline:
         self._reorder.abort()
 
     def _shut_down(
-        self, feeding: Sequence[threading.Thread], output: Sequence[threading.Thread], lanes: Sequence[Lane]
+        self,
+        inferring: Sequence[threading.Thread],
+        output: Sequence[threading.Thread],
+        writing: Sequence[threading.Thread],
+        lanes: Sequence[Lane],
     ) -> None:
-        """End all threads, the output last, and close what they used."""
+        """End all threads, in the order of the data, and close what they used."""
         self._intake.close()
+        with self._changing:
+            self._ended = True
         for source in self._sources:
             self._workers.attempt(source.close)
         deadline = time.monotonic() + _STOP_LIMIT_S
-        wait(feeding, deadline)
+        wait([*self._capturing, *inferring], deadline)
         self._reorder.finish()
         wait(output, deadline)
-        check_ended([*feeding, *output], _STOP_LIMIT_S)
+        for sink in self._sinks:
+            sink.finish()
+        wait(writing, deadline)
+        check_ended([*self._capturing, *inferring, *output, *writing], _STOP_LIMIT_S)
         for lane in lanes:
             self._workers.attempt(lane.close)
-        if not output:  # it would have closed them
-            self._close_sinks()
-        self._ended = True
+        for sink in self._sinks[len(writing) :]:  # its thread, which would have closed it, was never started
+            self._workers.attempt(sink.serve)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the run has done so far, as plain data (`RunReport.to_json`); from any thread."""
+        return self.report().to_json()
 
     def report(self) -> RunReport:
         """What the run did; complete once it has ended."""
         sources = []
-        for i, source in enumerate(self._sources):
+        for i, source in enumerate(list(self._sources)):
             dropped, processed = dict(self._intake.dropped[i]), self._statistics.processed[i]
             cut_off = self._intake.handed_out[i] - processed
             if self._ended and cut_off:  # under way when an error stopped the run
                 dropped["stopped"] = dropped.get("stopped", 0) + cut_off
             sources.append(SourceReport.of(source.status, processed, dropped, self._source_errors.get(i)))
-        return self._statistics.report(sources, self._lane_count)
+        return self._statistics.report(sources, self._lane_count, [sink.report() for sink in self._sinks])
 
 
 def run_pipeline(
@@ -235,6 +297,7 @@ def run_pipeline(
     frames: int | None = None,
     duration_s: float | None = None,
     lanes: int | None = None,
+    every_frame: bool = False,
     on_result: OnResult | None = None,
 ) -> RunReport:
     """Run sources through a model into sinks; see Pipeline, which also has the report of an interrupted run."""
@@ -246,5 +309,6 @@ def run_pipeline(
         frames=frames,
         duration_s=duration_s,
         lanes=lanes,
+        every_frame=every_frame,
         on_result=on_result,
     ).run()

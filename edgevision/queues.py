@@ -32,10 +32,18 @@ class Intake:
 
     A recording's queue is a few frames long, and makes its source wait. A live source's queue holds the newest frame
     only; the one it replaces is counted, and so is one that has grown older than `max_age_ms` when a lane wants it.
+    With a `backlog` it holds that many, and a frame that finds it full is counted.
     """
 
     def __init__(
-        self, live: Sequence[bool], *, depth: int, max_age_ms: float | None = None, limit: int | None = None
+        self,
+        live: Sequence[bool],
+        *,
+        depth: int,
+        max_age_ms: float | None = None,
+        limit: int | None = None,
+        backlog: int | None = None,
+        stay_open: bool = False,
     ) -> None:
         """
         Args:
@@ -43,35 +51,63 @@ class Intake:
             depth: frames held for each recording.
             max_age_ms: oldest frame of a live source to be handed out.
             limit: tickets after which the intake closes itself.
+            backlog: frames held for each live source; None: its newest.
+            stay_open: wait for sources that may be added when all others are finished.
         """
-        self._live, self._depth, self._limit = tuple(live), depth, limit
+        self._depth, self._limit, self._backlog, self._stay_open = depth, limit, backlog, stay_open
         self._max_age_ns = None if max_age_ms is None else max_age_ms * 1e6
-        self._queues: list[deque[Frame]] = [deque() for _ in live]
-        self._open = set(range(len(self._queues)))
+        self._live: list[bool] = []
+        self._queues: list[deque[Frame]] = []
+        self._open: set[int] = set()
         self._changed = threading.Condition()
         self._turn = self._number = 0
         self._closed = False
-        self.handed_out = [0] * len(self._queues)
-        self.dropped: list[Counter[str]] = [Counter() for _ in live]
+        self.handed_out: list[int] = []
+        self.dropped: list[Counter[str]] = []
+        for each in live:
+            self.add(each)
+
+    def add(self, live: bool) -> int:
+        """One more source; its number."""
+        with self._changed:
+            self._live.append(live)
+            self._queues.append(deque())
+            self.handed_out.append(0)
+            self.dropped.append(Counter())
+            self._open.add(len(self._queues) - 1)
+            return len(self._queues) - 1
 
     def put(self, source: int, frame: Frame) -> bool:
         """Hand in a frame; waits while a recording's queue is full. False when closed: the frame is then counted as
         `stopped`, and more are not wanted."""
         with self._changed:
             queue = self._queues[source]
-            if self._live[source]:
-                if queue and not self._closed:
-                    queue.clear()
-                    self.dropped[source]["replaced"] += 1
-            else:
-                while len(queue) >= self._depth and not self._closed:
+            if not self._live[source]:
+                while len(queue) >= self._depth and self._wanted(source):
                     self._changed.wait(_WAKE_S)
-            if self._closed:
+            if not self._wanted(source):
                 self.dropped[source]["stopped"] += 1
                 return False
+            if self._live[source] and queue:
+                if self._backlog is None:
+                    queue.clear()
+                    self.dropped[source]["replaced"] += 1
+                elif len(queue) >= self._backlog:
+                    self.dropped[source]["backlog"] += 1
+                    return True
             queue.append(frame)
             self._changed.notify_all()
             return True
+
+    def _wanted(self, source: int) -> bool:
+        return not self._closed and source in self._open
+
+    def remove(self, source: int) -> None:
+        """Take no more of this source; what waits of it is counted as `stopped`."""
+        with self._changed:
+            self._open.discard(source)
+            self._discard(source)
+            self._changed.notify_all()
 
     def finish(self, source: int) -> None:
         """No more frames will come from `source`."""
@@ -90,7 +126,7 @@ class Intake:
                     frame = self._pop(source)
                     if frame is not None:
                         return self._hand_out(source, frame)
-                if not self._open:
+                if not self._open and not self._stay_open:
                     return None
                 self._changed.wait(_WAKE_S)
 
@@ -122,11 +158,14 @@ class Intake:
 
     def _close(self) -> None:
         self._closed = True
-        for queue, dropped in zip(self._queues, self.dropped, strict=True):
-            if queue:
-                dropped["stopped"] += len(queue)
-                queue.clear()
+        for source in range(len(self._queues)):
+            self._discard(source)
         self._changed.notify_all()
+
+    def _discard(self, source: int) -> None:
+        if self._queues[source]:
+            self.dropped[source]["stopped"] += len(self._queues[source])
+            self._queues[source].clear()
 
 
 class Reorder(Generic[Item]):

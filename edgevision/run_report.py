@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from edgevision.frame import Frame
 from edgevision.latency import Histogram
-from edgevision.sources.base import DEAD, SourceStatus
+from edgevision.sources.base import DEAD, SourceStatus, StateChange
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class SourceReport:
     dropped: dict[str, int]
     reconnects: int
     notes: tuple[str, ...]
+    changes: tuple[StateChange, ...]
     error: str | None
 
     @classmethod
@@ -42,6 +44,7 @@ class SourceReport:
             dict(causes),
             status.reconnects,
             tuple(status.notes),
+            tuple(status.changes),
             None if error is None else str(error),
         )
 
@@ -52,12 +55,13 @@ class RunReport:
 
     Attributes:
         sources: one entry each, in the order given.
-        duration_s: from the start of all threads, models loaded, to the last result written.
+        duration_s: from the start of all threads, models loaded, to the last result handed to the sinks.
         lanes: workers that ran the model side by side.
         latency_ms: stage -> percentiles: `read` (a recording's next frame, decoded), `queue` (captured to
             taken by a lane), `preprocess`, `inference`, `postprocess`, `order` (waiting for frames before it), `output`
-            (all sinks and the callback).
+            (handing it to the sinks' queues, and the callback).
         age_ms: percentiles of a result's age, from the frame's capture to the result being ready, in order.
+        sinks: per sink `sink` (its name), `written`, `dropped` (cause -> results), `latency_ms` (of its writes).
     """
 
     sources: Sequence[SourceReport]
@@ -65,6 +69,7 @@ class RunReport:
     lanes: int
     latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)
     age_ms: dict[str, float] = field(default_factory=dict)
+    sinks: Sequence[dict[str, Any]] = ()
 
     @property
     def captured(self) -> int:
@@ -98,7 +103,11 @@ class RunReport:
             "lanes": self.lanes,
             "latency_ms": self.latency_ms,
             "age_ms": self.age_ms,
-            "sources": [{**vars(source), "notes": list(source.notes)} for source in self.sources],
+            "sources": [
+                {**vars(source), "notes": list(source.notes), "changes": [vars(change) for change in source.changes]}
+                for source in self.sources
+            ],
+            "sinks": list(self.sinks),
         }
 
     def text(self) -> str:
@@ -120,6 +129,10 @@ class RunReport:
             if len(self.sources) > 1 or source.state == DEAD:
                 lines.append(f"{source.source_id}: {source.state}, {source.processed} of {source.captured} frames")
             lines += [f"note: {note}" for note in source.notes]
+        for sink in self.sinks:
+            if sink["dropped"]:
+                lost = ", ".join(f"{count} {cause}" for cause, count in sorted(sink["dropped"].items()))
+                lines.append(f"sink {sink['sink']}: {sink['written']} written, dropped: {lost}")
         return "\n".join(lines)
 
 
@@ -128,7 +141,7 @@ class Statistics:
 
     Attributes:
         read: one histogram per source, recorded by the thread that reads it.
-        processed: results delivered, per source. This and all else belongs to the thread that delivers.
+        processed: results delivered, per source. This and all else is recorded by the thread that delivers.
     """
 
     def __init__(self, sources: int) -> None:
@@ -137,6 +150,12 @@ class Statistics:
         self._latency: dict[str, Histogram] = {}
         self._age = Histogram()
         self._started_ns = self._finished_ns = 0
+        self._lock = threading.Lock()
+
+    def add_source(self) -> None:
+        """Make room for one more."""
+        self.read.append(Histogram())
+        self.processed.append(0)
 
     def start(self) -> None:
         """The run's clock starts."""
@@ -144,19 +163,22 @@ class Statistics:
 
     def delivered(self, source: int, frame: Frame, timing_ms: Mapping[str, float], start_ns: int) -> None:
         """Count a result whose delivery began at `start_ns` and is over now."""
-        self._finished_ns = time.monotonic_ns()
-        self.processed[source] += 1
-        self._age.record((start_ns - frame.capture_time_ns) / 1e6)
-        for stage, value in {**timing_ms, "output": (self._finished_ns - start_ns) / 1e6}.items():
-            self._latency.setdefault(stage, Histogram()).record(value)
+        with self._lock:
+            self._finished_ns = time.monotonic_ns()
+            self.processed[source] += 1
+            self._age.record((start_ns - frame.capture_time_ns) / 1e6)
+            for stage, value in {**timing_ms, "output": (self._finished_ns - start_ns) / 1e6}.items():
+                self._latency.setdefault(stage, Histogram()).record(value)
 
-    def report(self, sources: Sequence[SourceReport], lanes: int) -> RunReport:
-        """The run's report, given its sources' parts."""
-        stages = {"read": Histogram().merge(self.read), **self._latency}
-        return RunReport(
-            sources,
-            (self._finished_ns - self._started_ns) / 1e9,
-            lanes,
-            {stage: histogram.summary() for stage, histogram in stages.items() if histogram.count},
-            self._age.summary(),
-        )
+    def report(self, sources: Sequence[SourceReport], lanes: int, sinks: Sequence[dict[str, Any]]) -> RunReport:
+        """The run's report, given its sources' and sinks' parts; at any time."""
+        with self._lock:
+            stages = {"read": Histogram().merge(self.read), **self._latency}
+            return RunReport(
+                sources,
+                (self._finished_ns - self._started_ns) / 1e9,
+                lanes,
+                {stage: histogram.summary() for stage, histogram in stages.items() if histogram.count},
+                self._age.summary(),
+                sinks,
+            )

@@ -1,0 +1,100 @@
+"""A sink on a thread and a bounded queue of its own, so that a slow one keeps nobody waiting who must not wait."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Any
+
+from edgevision.frame import Frame
+from edgevision.latency import Histogram
+from edgevision.results import Result
+from edgevision.sinks.base import Sink
+
+RECORDED, LIVE, NEWEST = 4, 16, 1
+"""Results that wait at most: of a recording, of a live source, and at a sink that shows the newest."""
+_WAKE_S = 1.0
+
+
+class QueuedSink:
+    """Results for one sink. One thread puts them, one (`serve`) writes them.
+
+    A recording's result waits for room: nothing is lost. A live source's never waits: where the queue is full it is
+    counted as `backlog`. A sink that shows the newest (`NEWEST = True`) makes nobody wait and drops older ones, counted
+    as `replaced`.
+    """
+
+    def __init__(self, sink: Sink, name: str) -> None:
+        self._sink, self.name = sink, name
+        self._newest = bool(getattr(sink, "NEWEST", False))
+        self._queue: deque[tuple[Frame, Result, Mapping[str, float]]] = deque()
+        self._changed = threading.Condition()
+        self._finished = self._broken = False
+        self.written = 0
+        self.dropped: Counter[str] = Counter()
+        self.latency = Histogram()
+
+    def put(self, frame: Frame, result: Result, timing_ms: Mapping[str, float], *, live: bool) -> None:
+        """Hand in a result."""
+        with self._changed:
+            if self._newest:
+                if len(self._queue) >= NEWEST:
+                    self._queue.popleft()
+                    self.dropped["replaced"] += 1
+            elif live:
+                if len(self._queue) >= LIVE:
+                    self.dropped["backlog"] += 1
+                    return
+            else:
+                while len(self._queue) >= RECORDED and not self._broken:
+                    self._changed.wait(_WAKE_S)
+            if self._broken:
+                self.dropped["stopped"] += 1
+                return
+            self._queue.append((frame, result, timing_ms))
+            self._changed.notify_all()
+
+    def serve(self) -> None:
+        """Write until `finish`, then close the sink.
+
+        Raises:
+            Exception: whatever the sink raised; nothing waits for it any more.
+        """
+        try:
+            while (item := self._take()) is not None:
+                started = time.perf_counter()
+                self._sink.write(*item)
+                self.written += 1
+                self.latency.record((time.perf_counter() - started) * 1e3)
+        finally:
+            self.abort()
+            self._sink.close()
+
+    def _take(self) -> tuple[Frame, Result, Mapping[str, float]] | None:
+        with self._changed:
+            while not self._queue and not self._finished:
+                self._changed.wait(_WAKE_S)
+            item = self._queue.popleft() if self._queue else None
+            self._changed.notify_all()
+            return item
+
+    def finish(self) -> None:
+        """Nothing more will be put; what waits is still written."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Write nothing more; what waits is counted as `stopped`."""
+        with self._changed:
+            self._finished = self._broken = True
+            self.dropped["stopped"] += len(self._queue)
+            self._queue.clear()
+            self._changed.notify_all()
+
+    def report(self) -> dict[str, Any]:
+        """What became of the results, as plain data."""
+        dropped = {cause: count for cause, count in self.dropped.items() if count}
+        return {"sink": self.name, "written": self.written, "dropped": dropped, "latency_ms": self.latency.summary()}

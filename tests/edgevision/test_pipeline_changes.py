@@ -1,0 +1,146 @@
+"""A pipeline that changes while it runs: sources come and go, sinks fall behind, and somebody looks at it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from edgevision.errors import UsageError
+from edgevision.frame import Frame
+from edgevision.pipeline import Pipeline, run_pipeline
+from edgevision.results import Result
+from edgevision.sinks.queued import LIVE
+from tests.camera_kit import CountingModel, ListSource, no_thread_left
+
+
+@pytest.fixture(autouse=True)
+def tidy() -> Iterator[None]:
+    with no_thread_left():
+        yield
+
+
+class SlowSink:
+    """Takes its time, keeps the numbers."""
+
+    NEWEST = False
+
+    def __init__(self, pause_s: float) -> None:
+        self.name = "slow"
+        self.seen: list[int] = []
+        self._pause_s = pause_s
+
+    def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
+        time.sleep(self._pause_s)
+        self.seen.append(frame.frame_id)
+
+    def close(self) -> None:
+        pass
+
+
+class NewestSink(SlowSink):
+    NEWEST = True
+
+
+def eventually(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_sources_come_and_go_while_the_others_run_on() -> None:
+    first = ListSource(10**6, "first", live=True, pause_s=0.005)
+    pipeline = Pipeline(CountingModel(), [first], lanes=2)
+    running = threading.Thread(target=pipeline.run)
+    running.start()
+    try:
+        eventually(lambda: pipeline.report().processed > 5)
+        pipeline.add_source(ListSource(30, "recording"))
+        eventually(lambda: pipeline.report().sources[1].processed == 30)
+        pipeline.add_source(ListSource(10**6, "second", live=True, pause_s=0.005))
+        eventually(lambda: pipeline.report().sources[2].processed > 5)
+        pipeline.remove_source("first")
+        seen = pipeline.report()
+        eventually(lambda: pipeline.report().sources[2].processed > seen.sources[2].processed + 10)
+        assert pipeline.report().sources[0].processed <= seen.sources[0].processed + 4  # what was under way
+        with pytest.raises(UsageError, match="'second' cannot be added: there is, or was"):
+            pipeline.add_source(ListSource(1, "second"))
+        with pytest.raises(UsageError, match="no source 'third', only first, recording, second"):
+            pipeline.remove_source("third")
+    finally:
+        pipeline.stop()
+        running.join(5)
+    assert not running.is_alive()
+    report = pipeline.report()
+    for source in report.sources:
+        assert source.captured == source.processed + sum(source.dropped.values()), source
+    with pytest.raises(UsageError, match="the run has ended"):
+        pipeline.add_source(ListSource(1, "late"))
+
+
+def test_a_pipeline_that_stays_open_waits_for_its_first_source() -> None:
+    pipeline = Pipeline(CountingModel(), [], lanes=1, stay_open=True, frames=7)
+    running = threading.Thread(target=pipeline.run)
+    running.start()
+    time.sleep(0.1)
+    assert running.is_alive()
+    for name in ("a", "b"):
+        pipeline.add_source(ListSource(4, name))
+    running.join(5)
+    assert pipeline.report().processed == 7
+
+
+def test_a_slow_file_sink_of_a_camera_loses_results_and_slows_nobody() -> None:
+    slow, quick = SlowSink(0.05), SlowSink(0.0)
+    report = run_pipeline(CountingModel(), [ListSource(100, live=True, pause_s=0.002)], [slow, quick], lanes=1)
+    assert len(quick.seen) == report.processed
+    entry = report.sinks[0]
+    assert entry["sink"] == "slow"
+    assert entry["written"] == len(slow.seen) >= LIVE
+    assert entry["written"] + entry["dropped"]["backlog"] == report.processed
+    assert report.sinks[1]["dropped"] == {}
+    assert "sink slow: " in report.text()
+
+
+def test_a_sink_that_shows_the_newest_slows_not_even_a_recording() -> None:
+    sink = NewestSink(0.05)
+    report = run_pipeline(CountingModel(), [ListSource(60)], [sink], lanes=1)
+    assert report.processed == 60
+    assert sink.seen[-1] == 59
+    assert report.sinks[0]["dropped"]["replaced"] == 60 - len(sink.seen) > 40
+
+
+def test_every_frame_of_a_camera_is_kept_as_long_as_there_is_room() -> None:
+    source = ListSource(30, live=True, pause_s=0.001)
+    report = run_pipeline(CountingModel(delay_s=0.005), [source], lanes=1, every_frame=True)
+    assert (report.processed, report.dropped) == (30, {})
+    burst = run_pipeline(CountingModel(delay_s=0.01), [ListSource(120, live=True)], lanes=1, every_frame=True)
+    assert set(burst.dropped) == {"backlog"}
+    assert burst.processed + burst.dropped["backlog"] == 120
+
+
+def test_whoever_looks_sees_the_run_as_it_is() -> None:
+    class Page(SlowSink):
+        snapshot: Callable[[], dict[str, Any]]
+
+        def attach(self, snapshot: Callable[[], dict[str, Any]]) -> None:
+            self.snapshot = snapshot
+
+    page, seen = Page(0.0), list[dict[str, Any]]()
+    source = ListSource(200, live=True, pause_s=0.002)
+
+    def look(frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
+        if frame.frame_id % 20 == 0:
+            seen.append(json.loads(json.dumps(page.snapshot())))
+
+    run_pipeline(CountingModel(), [source], [page], on_result=look)
+    processed = [snapshot["frames"]["processed"] for snapshot in seen]
+    assert processed == sorted(processed)
+    assert 0 < processed[-1] <= 200
+    assert {"p50", "p999", "max"} <= seen[-1]["age_ms"].keys()
+    assert seen[-1]["sinks"][0]["sink"] == "slow"
