@@ -1,5 +1,5 @@
-"""A two-stage detector with TensorRT, over the stand-ins: the CPU's results. What a board's TensorRT makes of sizes that
-depend on the picture is not known here."""
+"""A two-stage detector with TensorRT, over the stand-ins: the CPU's results. What a board's TensorRT makes of sizes
+that depend on the picture is not known here."""
 
 from __future__ import annotations
 
