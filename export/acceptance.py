@@ -10,6 +10,7 @@ from edgevision.bundle import write_bundle
 from edgevision.calibration import CalibrationImages
 from edgevision.errors import ModelError
 from edgevision.export.emission import Emitted
+from edgevision.export.half_rounding import rounded_graph
 from edgevision.export.verification import compare, concerns, input_tensors, run_graph, speed_ratio
 from edgevision.machine import cpu_name
 from edgevision.manifest import Manifest, Preprocess
@@ -26,8 +27,8 @@ _FEW_PICTURES, _REPEATS = 500, 3
 def verify(
     emitted: Emitted, preprocess: Preprocess, images: CalibrationImages | None, warnings: list[str]
 ) -> dict[str, Any]:
-    """Run every graph and compare it with the float one; adds to `warnings` where one is further off than its
-    precision explains.
+    """Run every graph, TensorRT's with each float result rounded to half as a GPU does, and compare it with the float
+    one; adds to `warnings` where one is further off than its precision explains.
 
     Returns:
         `pictures`, and per emitted graph what verification.compare says.
@@ -46,7 +47,9 @@ def verify(
         if own not in inputs:
             inputs[own] = input_tensors(own, images)
         try:
-            outputs[name] = run_graph(emitted.graphs[name], inputs[own], exact=name.startswith("tensorrt"))
+            typed = name.startswith("tensorrt")
+            graph = rounded_graph(emitted.graphs[name]) if typed else emitted.graphs[name]
+            outputs[name] = run_graph(graph, inputs[own], exact=typed)
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
         if name != "model.onnx":

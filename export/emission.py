@@ -46,6 +46,7 @@ def emit(
     ranges: RangeTable | None = None,
     method: str = "mse",
     preprocess: Preprocess | None = None,
+    islands: Mapping[str, str] | None = None,
 ) -> Emitted:
     """Emit every graph that a bundle of this precision holds.
 
@@ -55,16 +56,17 @@ def emit(
         plan, ranges: needed for int8.
         method: how a grid's ends are chosen.
         preprocess: how a picture becomes the input; None: no graph may replace it by pixels.
+        islands: nodes whose numbers leave float16's range, with the reason: see half_ranges.
     """
     emitted = Emitted()
     emitted.add("model.onnx", graph, "fp32")
     if precision == "fp16":
-        emitted.add("tensorrt.onnx", to_half(graph), "fp16")
+        emitted.add("tensorrt.onnx", to_half(graph, islands), "fp16")
     if precision == "int8":
         assert plan is not None
         assert ranges is not None
-        emitted.add("tensorrt.onnx", emit_tensorrt(graph, plan, ranges, method), "int8")
-        emitted.add("tensorrt_fp16.onnx", to_half(graph), "fp16")
+        emitted.add("tensorrt.onnx", emit_tensorrt(graph, plan, ranges, method, islands), "int8")
+        emitted.add("tensorrt_fp16.onnx", to_half(graph, islands), "fp16")
         found = "as given" if preprocess is None else find_pixels(graph, plan.cpu_sites, preprocess)
         pixels, reason = (None, found) if isinstance(found, str) else (found, "uint8 pixels")
         cpu_graph = emit_cpu(graph, plan, ranges, method, pixels)

@@ -7,6 +7,8 @@ quantised with the rounded ones, so that typing the graph changes no grid.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from edgevision.export.graph import Graph
@@ -18,13 +20,16 @@ from edgevision.export.structure import key, weight_of
 from edgevision.export.tensorrt_rules import validate_tensorrt
 
 
-def emit_tensorrt(graph: Graph, plan: Plan, ranges: Ranges, method: str = "mse") -> Graph:
+def emit_tensorrt(
+    graph: Graph, plan: Plan, ranges: Ranges, method: str = "mse", islands: Mapping[str, str] | None = None
+) -> Graph:
     """The typed INT8 graph.
 
     Args:
         graph: float, in normal form, the one that `plan` was made for; left unchanged.
         ranges: of the tensors in `plan.observed`.
         method: how a grid's limit is chosen, see `edgevision.calibration`.
+        islands: nodes that stay float32, see half_ranges.
 
     Raises:
         CalibrationError: a tensor has no range, or its range has no FP16 scale.
@@ -53,6 +58,6 @@ def emit_tensorrt(graph: Graph, plan: Plan, ranges: Ranges, method: str = "mse")
             inputs[1] = writer.constant(weight.name, to_int8(values, scales, axis), scales, axis)
         node.input[:] = inputs
         writer.nodes.append(node)
-    result = to_half(writer.finish())
+    result = to_half(writer.finish(), islands)
     validate_tensorrt(result)
     return result

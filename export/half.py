@@ -2,10 +2,13 @@
 
 Strongly typed TensorRT takes precision from the graph, so the graph says it. float32 stays: the decode and all after
 it (pixel coordinates beyond 512 have no sub-pixel FP16 values), the graph's inputs and outputs, operators that ONNX
-does not define for float16, constants that float16 cannot hold (nothing is clamped), and the scales of a Resize.
+does not define for float16, constants that float16 cannot hold (nothing is clamped), the scales of a Resize, and what
+half_ranges measured to leave float16's range.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -22,8 +25,8 @@ _LEAST_NORMAL = 2.0**-14
 _LINEAR = WEIGHTED | {"Add", "Sub", "Mul", "PRelu", "BatchNormalization"}
 
 
-def float32_nodes(graph: Graph) -> dict[str, str]:
-    """Nodes that stay float32 in `to_half(graph)`, by `structure.key`, with the reason.
+def float32_nodes(graph: Graph, islands: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Nodes that stay float32 in `to_half(graph, islands)`, by `structure.key`, with the reason.
 
     Raises:
         ModelError: the graph has control flow.
@@ -36,7 +39,7 @@ def float32_nodes(graph: Graph) -> dict[str, str]:
                 f"node {node.name or key(node)!r} ({node.op_type}) has a branch or loop inside, "
                 "which cannot be converted to FP16; export the model without control flow"
             )
-        reason = "decode" if key(node) in decode else _obstacle(graph, node)
+        reason = "decode" if key(node) in decode else _obstacle(graph, node) or (islands or {}).get(key(node), "")
         if reason:
             reasons[key(node)] = reason
     return reasons
@@ -98,26 +101,27 @@ def _lost(values: np.ndarray, linear: bool) -> str:
     return "vanishes" if vanished else ""
 
 
-def to_half(graph: Graph) -> Graph:
+def to_half(graph: Graph, islands: Mapping[str, str] | None = None) -> Graph:
     """A float16 copy of a float graph, or of one with Q/DQ: scales and everything between the pairs become float16.
 
     A QuantizeLinear takes its input as it comes; a DequantizeLinear yields what its readers compute in.
 
     Args:
         graph: opset 19 or later, left unchanged.
+        islands: further nodes that stay float32, by `structure.key`, with the reason: see half_ranges.
 
     Raises:
         ModelError: the graph has control flow.
     """
     source = graph.copy()
     source.infer_shapes()
-    return _Conversion(source).run()
+    return _Conversion(source, islands or {}).run()
 
 
 class _Conversion:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, islands: Mapping[str, str]) -> None:
         self.graph = graph
-        self.float32 = float32_nodes(graph)
+        self.float32 = float32_nodes(graph, islands)
         named = {name: graph.dtype(name) for name in (*graph.inputs, *graph.producer)}
         self.kinds: dict[str, int] = {name: kind for name, kind in named.items() if kind in (SINGLE, HALF)}
         self.nodes: list[onnx.NodeProto] = []

@@ -15,6 +15,7 @@ from edgevision.export.acceptance import choose_cpu_graph, measure_accuracy, ver
 from edgevision.export.batching import free_batches
 from edgevision.export.config import ExportConfig
 from edgevision.export.emission import emit
+from edgevision.export.half_ranges import keep_float32
 from edgevision.export.placement import plan_placement
 from edgevision.export.preparation import PreparedModel, prepare
 from edgevision.export.report import ExportReport
@@ -50,9 +51,11 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
             facts.update(tensors_observed=len(plan.observed))
         with report.step("calibrate") as facts:
             ranges = _calibrate(prepared, plan.observed, images, config, facts, report.warnings)
+    with report.step("half") as report.fp16:
+        islands = keep_float32(prepared.graph, report.precision, prepared.preprocess, images, report.fp16)
     with report.step("emit") as facts:
         method = config.calibration_method
-        emitted = emit(prepared.graph, report.precision, plan, ranges, method, prepared.preprocess)
+        emitted = emit(prepared.graph, report.precision, plan, ranges, method, prepared.preprocess, islands)
         facts.update(emitted.facts)
         main = emitted.infos.get("tensorrt.onnx", emitted.infos["model.onnx"])
         report.layers_int8, report.layers_float = main.layers_int8, main.layers_float
@@ -60,6 +63,7 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
         facts.update(free_batches(emitted, prepared.preprocess, images))
     with report.step("verify") as facts:
         facts.update(verify(emitted, prepared.preprocess, images, report.warnings))
+        report.fp16.update(facts.get("tensorrt_fp16.onnx", facts.get("tensorrt.onnx", {})))
     with report.step("choose") as choice:
         cpu_graph, reason = choose_cpu_graph(emitted, prepared.preprocess, images, facts.get("cpu.onnx"))
         choice.update(cpu_graph=cpu_graph, reason=reason)

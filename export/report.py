@@ -33,6 +33,7 @@ class ExportReport:
         family, task, precision: what it became.
         layers_int8, layers_float: weighted layers of TensorRT's graph by the precision of their inputs.
         accuracy: what the accuracy gate measured; empty without one.
+        fp16: what real pictures do to float16, and how near the FP16 graph comes with every result rounded to half.
         bundle: path of the bundle; empty until written.
         warnings: what the user should know.
         steps: every step in order.
@@ -45,6 +46,7 @@ class ExportReport:
     layers_int8: int = 0
     layers_float: int = 0
     accuracy: dict[str, Any] = field(default_factory=dict)
+    fp16: dict[str, Any] = field(default_factory=dict)
     bundle: str = ""
     warnings: list[str] = field(default_factory=list)
     steps: list[StepReport] = field(default_factory=list)

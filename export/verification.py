@@ -21,40 +21,43 @@ PICTURES = 8
 _BEST_BOXES = 100
 _ROUNDS = 15
 # Below these, a user should look before deploying: (scores' SQNR in dB, share of equal pixels).
-_EXPECTED = {"fp32": (80.0, 0.9999), "fp16": (40.0, 0.995), "int8": (12.0, 0.9)}
+# FP16's is of graphs with every result rounded (39 to 53 dB on real detectors).
+_EXPECTED = {"fp32": (80.0, 0.9999), "fp16": (36.0, 0.995), "int8": (12.0, 0.9)}
 
 Outputs = dict[str, NDArray[Any]]
 
 
-def input_tensors(preprocess: Preprocess, images: CalibrationImages | None) -> list[NDArray[Any]]:
-    """Network inputs from a few calibration pictures, evenly spaced; from drawn ones where none are given.
+def input_tensors(
+    preprocess: Preprocess, images: CalibrationImages | None, count: int = PICTURES
+) -> list[NDArray[Any]]:
+    """Network inputs from `count` calibration pictures, evenly spaced; from drawn ones where none are given.
 
     Raises:
         CalibrationError: none of the pictures can be read.
     """
     preprocessor = Preprocessor(preprocess)
     tensors = []
-    for image in _drawn_pictures() if images is None else _spread(images):
+    for image in _drawn_pictures(count) if images is None else _spread(images, count):
         tensor = np.empty(preprocessor.shape, preprocessor.dtype)
         preprocessor(image, tensor[0])
         tensors.append(tensor)
     return tensors
 
 
-def _spread(images: CalibrationImages) -> Iterator[NDArray[np.uint8]]:
-    step = max(1, len(images) // PICTURES)
+def _spread(images: CalibrationImages, count: int) -> Iterator[NDArray[np.uint8]]:
+    step = max(1, len(images) // count)
     readable = (image for i in range(0, len(images), step) if (image := images.read(i)) is not None)
-    found = list(islice(readable, PICTURES))
-    return iter(found) if found else (image for _, image in islice(images, PICTURES))
+    found = list(islice(readable, count))
+    return iter(found) if found else (image for _, image in islice(images, count))
 
 
-def _drawn_pictures() -> Iterator[NDArray[np.uint8]]:
+def _drawn_pictures(count: int) -> Iterator[NDArray[np.uint8]]:
     """Seeded pictures with the spectrum of natural ones (amplitude falls with frequency) and hard-edged objects."""
     random = np.random.default_rng(20260101)
     height, width = 480, 640
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     frequency[0, 0] = 1.0
-    for _ in range(PICTURES):
+    for _ in range(count):
         planes = []
         for _ in range(3):
             phase = np.exp(2j * np.pi * random.random(frequency.shape)) / frequency
