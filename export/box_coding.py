@@ -79,6 +79,13 @@ def append_box_format(decode: Decode, boxes: str, box_format: str, input_wh: tup
     return boxes
 
 
+def append_bounds(decode: Decode, boxes: str, input_wh: tuple[int, int]) -> str:
+    """Corners [1,N,4] in pixels moved into the picture, for families that suppress such boxes only then."""
+    largest = np.array(input_wh[0] if input_wh[0] == input_wh[1] else input_wh * 2, np.float32)
+    boxes = decode.op("Max", boxes, decode.constant("boxes/least", np.array(0.0, np.float32)), stem="boxes/from_zero")
+    return decode.op("Min", boxes, decode.constant("boxes/most", largest), stem="boxes/inside")
+
+
 def append_foreground(decode: Decode, scores: str) -> str:
     """Scores [1,N,C+1] without their first column."""
     start, end, axis = (

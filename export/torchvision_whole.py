@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgevision.export.graph import Graph
+from edgevision.export.graph import Graph, all_nodes, attribute
 from edgevision.export.heads.base import Refusal, SourceModel
 from edgevision.export.recipes import Triple
 from edgevision.manifest import Nms
@@ -81,11 +81,19 @@ def _steps(graph: Graph, convolution: onnx.NodeProto) -> list[onnx.NodeProto]:
 def kept_settings(graph: Graph, iou: float) -> tuple[Nms, dict[str, float]]:
     """Thresholds found in the part that goes (overlap `iou` where there is none), and what was found."""
     kept: dict[str, float] = {}
-    for node in graph.nodes:
+    nodes = list(all_nodes(graph.nodes))  # the suppression stands in a branch: there may be nothing to suppress
+    values = {
+        node.output[0]: onnx.numpy_helper.to_array(tensor)
+        for node in nodes
+        if node.op_type == "Constant" and (tensor := attribute(node, "value")) is not None
+    }
+    constants = {**values, **graph.constants}
+    for node in nodes:
         for key, kind, index in (("score_threshold", "Greater", 1), ("iou_threshold", "NonMaxSuppression", 3)):
-            value = graph.constants.get(node.input[index]) if len(node.input) > index else None
+            value = constants.get(node.input[index]) if len(node.input) > index else None
             if node.op_type == kind and value is not None and value.size == 1 and 0 < float(value.ravel()[0]) <= 1:
                 kept[key] = round(float(value.ravel()[0]), 6)
     score = kept.get("score_threshold", 0.0)
     confidence = score if score >= _LEAST_CONFIDENCE else _CONFIDENCE
-    return Nms(iou_threshold=kept.get("iou_threshold", iou), confidence=confidence, max_detections=300), kept
+    overlap = kept.get("iou_threshold", iou)
+    return Nms(iou_threshold=overlap, confidence=confidence, multi_label=True, max_detections=300), kept

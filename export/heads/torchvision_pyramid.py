@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgevision.export.box_coding import append_offsets
+from edgevision.export.box_coding import append_bounds, append_offsets
 from edgevision.export.decode import Decode
 from edgevision.export.graph import Graph
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel
@@ -76,6 +76,7 @@ class TorchvisionPyramidHead:
         else:
             boxes = append_offsets(decode, found["boxes"], anchors, (1.0,) * 4)
             scores = decode.op("Sigmoid", found["scores"], stem="scores/probability")
+        boxes = append_bounds(decode, boxes, model.image.wh)
         float32 = onnx.TensorProto.FLOAT
         decode.finish({"boxes": (boxes, float32), "scores": (scores, float32)})
         facts = {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgevision.backends.onnxruntime import open_session
 from edgevision.errors import ModelError
-from edgevision.export.box_coding import LARGEST_LOG_SIZE, append_foreground, append_offsets
+from edgevision.export.box_coding import LARGEST_LOG_SIZE, append_bounds, append_foreground, append_offsets
 from edgevision.export.decode import Decode, mark_decode
 from edgevision.export.graph import Graph
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel
@@ -76,6 +76,7 @@ class TorchvisionSsdHead:
         mark_decode(graph, [found["scores"]], frozenset({"Softmax"}))
         scores = append_foreground(decode, found["scores"])
         boxes = append_offsets(decode, found["offsets"], priors, variances)
+        boxes = append_bounds(decode, boxes, model.image.wh)
         float32 = onnx.TensorProto.FLOAT
         decode.finish({"boxes": (boxes, float32), "scores": (scores, float32)})
         facts = {

@@ -96,7 +96,9 @@ def inside_and_cut(
 @pytest.mark.parametrize("seed", range(3))
 def test_the_cut_graph_computes_what_the_whole_one_does(seed: int) -> None:
     whole, got, _ = inside_and_cut(whole_ssd(), seed, ["decoded", "probabilities"])
-    np.testing.assert_allclose(got["boxes"][0], whole["decoded"], rtol=1e-4, atol=2e-3)
+    inside = np.clip(whole["decoded"], 0, SIDE)
+    assert (inside != whole["decoded"]).any()
+    np.testing.assert_allclose(got["boxes"][0], inside, rtol=1e-4, atol=2e-3)
     np.testing.assert_allclose(got["scores"][0], whole["probabilities"][0, :, 1:], atol=2e-5)
     assert got["boxes"].std() > 3
     assert got["scores"].std() > 0.01
@@ -110,10 +112,33 @@ def test_the_transform_becomes_the_preprocessing_and_settings_are_kept() -> None
     np.testing.assert_allclose(preprocess.std, STD * 255, rtol=1e-5)
     assert (preprocess.input_name, preprocess.input_wh, preprocess.layout) == ("picture", (SIDE, SIDE), "nchw")
     assert nms is not None
-    assert (nms.iou_threshold, nms.confidence) == (pytest.approx(0.55), 0.3)
+    assert (nms.iou_threshold, nms.confidence, nms.multi_label) == (pytest.approx(0.55), 0.3, True)
     left = [n for n in prepared.graph.nodes if n.op_type not in ("Conv", "Relu", "Transpose", "Reshape", "Concat")]
     assert all(n.name.startswith(DECODE_PREFIX) for n in left), "no transform, no suppression"
     assert prepared.graph.shape("picture") == (1, 3, SIDE, SIDE)
+
+
+def test_settings_are_found_in_a_branch() -> None:
+    """Newer torchvision asks first whether there is anything to suppress."""
+    model = whole_ssd()
+    nodes, overlap = model.graph.node, helper.make_tensor("", TensorProto.FLOAT, [1], [0.65])
+    at = next(i for i, node in enumerate(nodes) if node.op_type == "NonMaxSuppression")
+    suppression = nodes[at]
+    result = helper.make_tensor_value_info("chosen", TensorProto.INT64, ["n", 3])
+    constant = helper.make_node("Constant", [], ["overlap"], value=overlap)
+    branch = helper.make_node("NonMaxSuppression", [*suppression.input[:3], "overlap"], ["chosen"])
+    none = helper.make_tensor("", TensorProto.INT64, [0, 3], [])
+    empty = helper.make_node("Constant", [], ["chosen"], value=none)
+    shape = helper.make_node("Size", [suppression.input[1]], ["number"])
+    some = helper.make_node("Cast", ["number"], ["some"], to=TensorProto.BOOL)
+    graphs = [helper.make_graph(body, "branch", [], [result]) for body in ([constant, branch], [empty])]
+    choice = helper.make_node("If", ["some"], list(suppression.output), then_branch=graphs[0], else_branch=graphs[1])
+    del nodes[at]
+    for node in (choice, some, shape):
+        nodes.insert(at, node)
+    nms = prepare(model.SerializeToString(), ExportConfig(precision="fp32")).nms
+    assert nms is not None
+    assert nms.iou_threshold == pytest.approx(0.65)
 
 
 def whole_pyramid(*, fcos: bool) -> tuple[onnx.ModelProto, list[NDArray[np.float32]]]:
@@ -167,7 +192,7 @@ def test_retinanet_and_fcos_are_decoded_with_the_anchors_in_the_graph(seed: int,
             boxes.append([x - wide / 2, y - high / 2, x + wide / 2, y + high / 2])
     if fcos:
         sure = np.sqrt(sure / (1 + np.exp(-whole["centre"][0].astype(float))))
-    np.testing.assert_allclose(got["boxes"][0], np.array(boxes), rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(got["boxes"][0], np.clip(boxes, 0, SIDE), rtol=1e-4, atol=2e-3)
     np.testing.assert_allclose(got["scores"][0], sure, atol=2e-5)
     assert np.std(boxes) > 3
     assert np.std(sure) > 0.01
