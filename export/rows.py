@@ -10,6 +10,7 @@ import onnx
 from edgevision.export.box_coding import cells
 from edgevision.export.decode import Decode
 from edgevision.export.heads.base import Refusal, SourceModel
+from edgevision.export.parts import split_parts
 
 
 def single_rows(model: SourceModel, least_columns: int) -> tuple[str, int, int] | Refusal:
@@ -32,8 +33,7 @@ def locations(model: SourceModel, strides: Sequence[int]) -> int:
 
 def split_rows(decode: Decode, rows: str, widths: Sequence[int]) -> list[str]:
     """The columns of [1,N,sum of widths], part by part."""
-    sizes = decode.constant("columns", np.array(widths))
-    return decode.node("Split", rows, sizes, stem="parts", outputs=len(widths), axis=2)
+    return split_parts(decode, rows, 2, widths)
 
 
 def map_rows(decode: Decode, tensor: str, columns: int, *, channels_last: bool = False) -> str:

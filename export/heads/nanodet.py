@@ -53,7 +53,10 @@ class NanodetHead:
         grid, stride = cells(model.image.wh, _PLUS_STRIDES if plus else _STRIDES)
         distances = append_expectation(decode, sides, _BINS)
         scaled = decode.op(
-            "Mul", distances, decode.constant("boxes/stride", stride.astype(np.float32)), stem="boxes/distances"
+            "Mul",
+            distances,
+            decode.constant("boxes/stride", stride.repeat(4, axis=1).astype(np.float32)),
+            stem="boxes/distances",
         )
         # NanoDet's centre is x * stride + (stride - 1) / 2, half a pixel before the middle of the cell.
         points = grid * stride + offset * (stride - 1)

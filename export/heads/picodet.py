@@ -63,7 +63,7 @@ class PicodetHead:
             decode.op("Concat", *match.found[part], stem=part, axis=1) for part in ("scores", "distributions")
         )
         grid, stride = cells(model.image.wh, _STRIDES)
-        factor = decode.constant("boxes/stride", stride.astype(np.float32))
+        factor = decode.constant("boxes/stride", stride.repeat(4, axis=1).astype(np.float32))
         bins = append_expectation(decode, sides, match.found["bins"])
         distances = decode.op("Mul", bins, factor, stem="boxes/distances")
         boxes = append_distances(decode, distances, (grid + 0.5) * stride)

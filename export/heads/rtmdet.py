@@ -57,7 +57,7 @@ class RtmdetHead:
             scores = decode.op("Sigmoid", scores, stem="scores/probability")
         grid, stride = cells(model.image.wh, _STRIDES)
         if unit == "strides":
-            factor = decode.constant("boxes/stride", stride.astype(np.float32))
+            factor = decode.constant("boxes/stride", stride.repeat(4, axis=1).astype(np.float32))
             distances = decode.op("Mul", distances, factor, stem="boxes/distances")
         boxes = append_distances(decode, distances, grid * stride)
         float32 = onnx.TensorProto.FLOAT

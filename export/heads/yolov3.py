@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from edgevision.errors import ModelError, UsageError
 from edgevision.export.box_coding import append_product, cells, corners
 from edgevision.export.decode import Decode, mark_decode
+from edgevision.export.graph import Graph, attribute
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel, choice
 from edgevision.export.output_structure import class_activation
+from edgevision.export.parts import pick_channels
+from edgevision.export.rows import map_rows, split_rows
 from edgevision.manifest import Nms
 
 # Anchors as in the configuration files, pixels, smallest stride first, three per map.
@@ -88,14 +91,17 @@ class Yolov3Head:
         scale = self._scale(model, len(strides))
         coder = choice(model, self, "coder", ("darknet", "yolov5")) or ("darknet", "default")
         mark_decode(graph, outputs)
-        joined = decode.op("Concat", *(_rows(decode, model, o, 5 + classes) for o in outputs), stem="rows", axis=1)
-        widths = decode.constant("columns", np.array([2, 2, 1, classes]))
-        centre, size, objectness, probabilities = decode.node("Split", joined, widths, stem="parts", outputs=4, axis=2)
-        grid, stride, boxes_of = _per_location(model.image.wh, strides)
-        prior = np.concatenate(
-            [np.repeat(pairs, count, axis=0) for pairs, count in zip(anchors, boxes_of, strict=True)]
+        parts = [_rows(decode, model, output, classes) for output in outputs]
+        boxes, probabilities = (
+            decode.op("Concat", *levels, stem="rows", axis=1) if len(levels) > 1 else levels[0]
+            for levels in zip(*parts, strict=True)
         )
-        stretch = np.concatenate([np.full((_PER_MAP * n, 1), s) for n, s in zip(boxes_of, scale, strict=True)])
+        centre, size, objectness = split_rows(decode, boxes, (2, 2, 1))
+        grid, stride = cells(model.image.wh, strides)
+        grid, stride = grid.repeat(_PER_MAP, axis=0), stride.repeat(_PER_MAP, axis=0)
+        counts = [len(cells(model.image.wh, [one])[0]) for one in strides]
+        prior = np.concatenate([np.tile(pairs, (count, 1)) for pairs, count in zip(anchors, counts, strict=True)])
+        stretch = np.repeat(scale, np.array(counts) * _PER_MAP)[:, None]
 
         def constant(stem: str, value: NDArray[np.float64]) -> str:
             return decode.constant(f"boxes/{stem}", value.astype(np.float32))
@@ -110,18 +116,15 @@ class Yolov3Head:
         else:
             bounded = decode.op("Min", size, constant("largest", np.array(_LARGEST_LOG_SIZE)), stem="boxes/bounded")
             ratio = decode.op("Exp", bounded, stem="boxes/ratio")
-        shift = decode.op("Mul", shift, constant("stretch", stretch * stride), stem="boxes/shift")
+        # Both columns spelled out: spreading one number over a pair takes a CPU ten times as long.
+        shift = decode.op("Mul", shift, constant("stretch", (stretch * stride).repeat(2, axis=1)), stem="boxes/shift")
         origin_xy = constant("cells", (grid - (stretch - 1) / 2) * stride)
         middle = decode.op("Add", shift, origin_xy, stem="boxes/centre")
         half = decode.op("Mul", ratio, constant("half_anchors", prior / 2), stem="boxes/half_size")
-        sure = [
-            decode.op("Sigmoid", part, stem=f"scores/{stem}")
-            for part, stem in ((objectness, "object"), (probabilities, "class"))
-        ]
+        sure = decode.op("Sigmoid", objectness, stem="scores/object")
+        scores = append_product(decode, sure, probabilities)
         float32 = onnx.TensorProto.FLOAT
-        decode.finish(
-            {"boxes": (corners(decode, middle, half), float32), "scores": (append_product(decode, *sure), float32)}
-        )
+        decode.finish({"boxes": (corners(decode, middle, half), float32), "scores": (scores, float32)})
         preprocess = PreprocessDefaults(
             "Darknet" if coder[0] == "darknet" else "YOLOv5",
             resize="stretch" if coder[0] == "darknet" else "letterbox",
@@ -171,25 +174,34 @@ def _numbers(given: object) -> list[float]:
     return numbers if np.isfinite(numbers).all() else []
 
 
-def _rows(decode: Decode, model: SourceModel, output: str, columns: int) -> str:
-    """A map as rows [1, anchors * h * w, columns], anchor by anchor."""
-    shape = model.graph.shape(output) or ()
-    if len(shape) == 4:
-        cells_of = shape[2] * shape[3]
-        split = decode.constant("split", np.array([1, _PER_MAP, columns, cells_of]))
-        output = decode.op("Reshape", output, split, stem="anchors")
-        output = decode.op("Transpose", output, stem="last", perm=[0, 1, 3, 2])
-    return decode.op("Reshape", output, decode.constant("flat", np.array([1, -1, columns])), stem="flat")
+def _rows(decode: Decode, model: SourceModel, output: str, classes: int) -> tuple[str, str]:
+    """A map as rows, cell by cell and in each anchor by anchor: boxes with objectness [1,h*w*anchors,5], class
+    probabilities [1,h*w*anchors,classes]."""
+    graph, columns = model.graph, 5 + classes
+    output = _convolution(graph, output)
+    if len(graph.shape(output) or ()) == 5:
+        cells_first = decode.op("Transpose", output, stem="cells", perm=[0, 2, 3, 1, 4])
+        rows = decode.op("Reshape", cells_first, decode.constant("flat", np.array([1, -1, columns])), stem="rows")
+        boxes, raw = split_rows(decode, rows, (5, classes))
+        return boxes, decode.op("Sigmoid", raw, stem="scores/class")
+    channels = np.arange(_PER_MAP * columns).reshape(_PER_MAP, columns)
+    boxes, raw = pick_channels(decode, output, (channels[:, :5].ravel(), channels[:, 5:].ravel()))
+    # The sigmoid before anything is moved: ONNX Runtime makes it part of the convolution.
+    probabilities = decode.op("Sigmoid", raw, stem="scores/class")
+    return map_rows(decode, boxes, 5), map_rows(decode, probabilities, classes)
 
 
-def _per_location(
-    input_wh: tuple[int, int], strides: list[int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:
-    """Cell and stride of every row, (N, 2) and (N, 1), and the cells of each map."""
-    parts = [cells(input_wh, [stride]) for stride in strides]
-    grid = np.concatenate([np.tile(grid, (_PER_MAP, 1)) for grid, _ in parts])
-    stride = np.concatenate([np.tile(step, (_PER_MAP, 1)) for _, step in parts])
-    return grid, stride, [len(one) for one, _ in parts]
+def _convolution(graph: Graph, output: str) -> str:
+    """The map [1,anchors*columns,h,w] that an output [1,anchors,h,w,columns] is made of, or the output itself."""
+    node = graph.producer.get(output)
+    while node is not None and node.op_type == "Identity":
+        output = node.input[0]
+        node = graph.producer.get(output)
+    if node is None or node.op_type != "Transpose" or attribute(node, "perm") != [0, 1, 3, 4, 2]:
+        return output
+    split = graph.producer.get(node.input[0])
+    shape = () if split is None or split.op_type != "Reshape" else graph.shape(split.input[0]) or ()
+    return split.input[0] if split is not None and len(shape) == 4 and shape[1] % _PER_MAP == 0 else output
 
 
 HEAD = Yolov3Head()

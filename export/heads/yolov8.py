@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import onnx
 
 from edgevision.export.box_coding import append_centres
@@ -17,6 +16,7 @@ from edgevision.export.decode import Decode, mark_decode
 from edgevision.export.graph import Graph, attribute
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel
 from edgevision.export.output_structure import class_activation
+from edgevision.export.rows import split_rows
 from edgevision.manifest import Nms
 
 _STRIDES = (8, 16, 32)
@@ -72,27 +72,17 @@ class Yolov8Head:
         graph, output = model.graph, model.graph.outputs[0]
         decode = Decode(graph)
         mark_decode(graph, [output])
-        parts = _parts(graph, output) if match.found["channels"] == 1 else None
-        if parts is not None:
-            # Cut before the Concat that joins boxes and scores: joining megabytes to split them again costs time.
-            boxes, scores = (
-                decode.op("Transpose", part, stem=f"{stem}/rows", perm=[0, 2, 1])
-                for part, stem in zip(parts, ("boxes", "scores"), strict=True)
-            )
-        else:
-            rows = output
-            if match.found["channels"] == 1:
-                rows = decode.op("Transpose", output, stem="rows", perm=[0, 2, 1])
-            widths = decode.constant("columns", np.array([4, match.found["classes"]]))
-            boxes, scores = decode.node("Split", rows, widths, stem="parts", outputs=2, axis=2)
+        rows = output
+        if match.found["channels"] == 1:
+            rows = decode.op("Transpose", output, stem="rows", perm=[0, 2, 1])
+        boxes, scores = split_rows(decode, rows, (4, match.found["classes"]))
         float32 = onnx.TensorProto.FLOAT
         decode.finish({"boxes": (append_centres(decode, boxes), float32), "scores": (scores, float32)})
         preprocess = PreprocessDefaults(
             "Ultralytics", resize="letterbox", color="rgb", mean=(0.0,) * 3, std=(255.0,) * 3, pad_value=114.0
         )
         nms = Nms(iou_threshold=0.7, confidence=0.25, max_detections=300)
-        facts = {"output": output, "cut_before_concat": parts is not None}
-        return NormalForm("detection", match.found["classes"], preprocess, nms, facts)
+        return NormalForm("detection", match.found["classes"], preprocess, nms, {"output": output})
 
 
 def _locations(input_wh: tuple[int, int]) -> int:

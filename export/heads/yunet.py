@@ -59,7 +59,7 @@ class YunetHead:
         bounded = [decode.op("Clip", joined[part], *bounds, stem=f"scores/{part}") for part in ("cls", "obj")]
         product = decode.op("Mul", *bounded, stem="scores/product")
         scores = decode.op("Sqrt", product, stem="scores/probability")
-        scale = decode.constant("keypoints/stride", stride.astype(np.float32))
+        scale = decode.constant("keypoints/stride", stride.repeat(2 * _POINTS, axis=1).astype(np.float32))
         origin = decode.constant("keypoints/cells", np.tile(grid * stride, (1, _POINTS)).astype(np.float32))
         flat = decode.op("Add", decode.op("Mul", joined["kps"], scale, stem="keypoints/scaled"), origin, stem="kps/xy")
         pairs = decode.constant("keypoints/pairs", np.array([0, 0, _POINTS, 2]))

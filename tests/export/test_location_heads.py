@@ -185,8 +185,8 @@ def test_raw_maps(coder: str, scale: float, five: bool) -> None:
     boxes, scores = [], []
     for stride, anchors in zip((16, 32), TINY, strict=True):
         values = raw[f"map{stride}"].astype(float)
-        for a, (aw, ah) in enumerate(anchors):
-            for x, y in each_cell(stride):
+        for x, y in each_cell(stride):
+            for a, (aw, ah) in enumerate(anchors):
                 if five:
                     tx, ty, tw, th, objectness, *classes = values[0, a, y, x]
                 else:
