@@ -25,6 +25,7 @@ class SourceReport:
     processed: int
     dropped: dict[str, int]
     reconnects: int
+    reader: str
     notes: tuple[str, ...]
     changes: tuple[StateChange, ...]
     error: str | None
@@ -43,6 +44,7 @@ class SourceReport:
             processed,
             dict(causes),
             status.reconnects,
+            status.reader,
             tuple(status.notes),
             tuple(status.changes),
             None if error is None else str(error),

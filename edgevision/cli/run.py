@@ -17,6 +17,7 @@ from edgevision.progress import Progress
 from edgevision.registry import understood
 from edgevision.sinks import open_sink
 from edgevision.sources import open_sources
+from edgevision.sources.options import READERS, SourceOptions
 
 HELP = "run cameras, videos or pictures through a bundle"
 
@@ -36,6 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classify", metavar="BUNDLE", help="a classifier for what is in the boxes; its classes replace the detector's"
     )
     parser.add_argument("--max-age-ms", type=float, metavar="MS", help="skip frames of live sources older than this")
+    parser.add_argument(
+        "--every-frame", action="store_true", help="of live sources too: all frames while memory lasts, not the newest"
+    )
+    parser.add_argument(
+        "--reader", choices=READERS, default="auto", help="what reads live sources (auto: GStreamer for RTSP if there)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="S",
+        default=SourceOptions.timeout_s,
+        help="silence after which a camera is opened anew",
+    )
+    parser.add_argument("--give-up", type=float, metavar="S", help="end a camera that is lost for so long (never)")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after this many seconds")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after this many results")
     add_backend_arguments(parser)
@@ -79,7 +94,16 @@ def run(args: argparse.Namespace) -> int:
             )
             runs = cascade = edgevision.Cascade(model, classifier)
             opened.callback(cascade.close)
-        sources = [opened.enter_context(source) for source in open_sources(args.source)]
+        sources = [
+            opened.enter_context(source)
+            for source in open_sources(
+                args.source,
+                timeout_s=args.timeout,
+                give_up_s=args.give_up,
+                every_frame=args.every_frame,
+                reader=args.reader,
+            )
+        ]
         sinks = []
         for uri in args.sink:
             sinks.append(open_sink(uri, sources))
@@ -94,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
                 max_age_ms=args.max_age_ms,
                 frames=args.frames,
                 duration_s=args.duration,
+                every_frame=args.every_frame,
                 on_result=lambda *_: progress.update(),
             )
             # Whatever ends the run, what was processed until then is written and reported.

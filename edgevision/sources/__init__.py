@@ -22,6 +22,7 @@ def open_source(
     timeout_s: float = SourceOptions.timeout_s,
     give_up_s: float | None = None,
     every_frame: bool = False,
+    reader: str = "auto",
 ) -> Source:
     """Open a source by its URI; `edgevision run --help` lists the forms.
 
@@ -32,13 +33,14 @@ def open_source(
             opened anew.
         give_up_s: without a frame for this long a camera is dead; None: it is waited for without end.
         every_frame: of a live source, all frames as long as memory for them lasts, not the newest only.
+        reader: what reads a live source: auto, gstreamer, av or opencv.
 
     Raises:
         UsageError: the URI is not understood.
         SourceError: the source cannot be opened.
     """
     uri = str(uri).removeprefix("file://")
-    options = SourceOptions(timeout_s=timeout_s, give_up_s=give_up_s, every_frame=every_frame)
+    options = SourceOptions(timeout_s=timeout_s, give_up_s=give_up_s, every_frame=every_frame, reader=reader)
     status = SourceStatus(_without_password(uri), source_id or name_of(uri))
     source: Source = find_kind(sys.modules[__name__], uri).make(uri, status, options)
     return source
@@ -50,6 +52,7 @@ def open_sources(
     timeout_s: float = SourceOptions.timeout_s,
     give_up_s: float | None = None,
     every_frame: bool = False,
+    reader: str = "auto",
 ) -> list[Source]:
     """Open several sources under different names; when one fails, those already open are closed again.
 
@@ -67,7 +70,14 @@ def open_sources(
     with ExitStack() as stack:
         sources = [
             stack.enter_context(
-                open_source(uri, source_id=name, timeout_s=timeout_s, give_up_s=give_up_s, every_frame=every_frame)
+                open_source(
+                    uri,
+                    source_id=name,
+                    timeout_s=timeout_s,
+                    give_up_s=give_up_s,
+                    every_frame=every_frame,
+                    reader=reader,
+                )
             )
             for uri, name in zip(uris, names, strict=True)
         ]

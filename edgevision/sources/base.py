@@ -52,6 +52,7 @@ class SourceStatus:
         dropped: cause -> number of frames captured but never delivered: `replaced` by a newer one, `decode_error`,
             `backlog` because too many older ones were still in use, `stopped` because the source was closed.
         reconnects: times the source was reopened.
+        reader: what reads it: `gstreamer`, `av`, `opencv`; empty where there is no choice.
         notes: problems met, in words, each naming file and place; at most 100 are kept.
         changes: the latest changes of state, oldest first.
     """
@@ -62,6 +63,7 @@ class SourceStatus:
     captured: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     reconnects: int = 0
+    reader: str = ""
     notes: list[str] = field(default_factory=list)
     changes: deque[StateChange] = field(default_factory=lambda: deque(maxlen=_MAX_CHANGES))
 

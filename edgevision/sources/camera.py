@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from edgevision.errors import SourceError, UsageError
-from edgevision.sources.av_reader import start_av_reader
 from edgevision.sources.base import Source, SourceStatus
 from edgevision.sources.live import LiveSource
 from edgevision.sources.options import SourceOptions
+from edgevision.sources.readers import choose_reader
 
 UNDERSTANDS = "a USB camera: 0 or v4l2:///dev/video0 (?size=1280x720&fps=30&format=mjpeg, where the camera offers it)"
 _OPTIONS = {"size": "video_size", "fps": "framerate", "format": "input_format"}
@@ -44,4 +44,5 @@ def make(uri: str, status: SourceStatus, options: SourceOptions) -> Source:
             f"camera {device} may not be used by this user; run: sudo usermod -aG video $USER, and log in again"
         )
     wanted = {_OPTIONS[key]: value for key, value in given.items()}
-    return LiveSource(lambda: start_av_reader(str(device), status.uri, wanted, "v4l2"), status, options)
+    reader = choose_reader(f"v4l2://{device}?{query}", str(device), status, options, wanted, "v4l2")
+    return LiveSource(reader, status, options)

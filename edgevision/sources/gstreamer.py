@@ -1,25 +1,28 @@
-"""CSI cameras and raw GStreamer pipelines: their URIs are reserved, their reader comes with GStreamer support."""
+"""CSI cameras and pipelines of one's own, which only GStreamer can read."""
 
 from __future__ import annotations
 
-from edgevision.errors import UsageError
 from edgevision.sources.base import Source, SourceStatus
+from edgevision.sources.gstreamer_pipelines import pipeline_for
+from edgevision.sources.gstreamer_python import require_gstreamer
+from edgevision.sources.live import LiveSource
 from edgevision.sources.options import SourceOptions
 
-UNDERSTANDS = "not yet: csi://0 and gst:<pipeline>, which come with GStreamer support"
+UNDERSTANDS = (
+    "through GStreamer: csi://0 (?size=1280x720&fps=30&flip=0), rtp://@:5000?codec=h264, gst:<pipeline giving video>"
+)
 
 
 def claims(uri: str) -> bool:
-    return uri.startswith(("csi:", "gst:"))
+    return uri.startswith(("csi:", "gst:", "rtp:"))
 
 
 def make(uri: str, status: SourceStatus, options: SourceOptions) -> Source:
     """
     Raises:
-        UsageError: always.
+        UsageError: parameters that are not understood.
+        SourceError: GStreamer or one of its elements is missing, or the camera does not open.
     """
-    raise UsageError(
-        f"source {uri!r} needs GStreamer, which this version does not read from yet. Until then: a USB camera as "
-        "v4l2:///dev/video0, or the camera's RTSP stream (gst-rtsp-server's test-launch can serve any pipeline) "
-        "as rtsp://localhost:8554/test"
-    )
+    gstreamer = require_gstreamer(status.uri)
+    pipeline = pipeline_for(uri, gstreamer.elements)
+    return LiveSource(lambda: gstreamer.start(pipeline), status, options)

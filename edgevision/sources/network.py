@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from edgevision.sources.av_reader import start_av_reader
 from edgevision.sources.base import Source, SourceStatus
 from edgevision.sources.live import LiveSource
 from edgevision.sources.options import SourceOptions
+from edgevision.sources.readers import choose_reader
 from edgevision.sources.video import claims as is_recording
 
 UNDERSTANDS = (
@@ -28,4 +28,4 @@ def claims(uri: str) -> bool:
 
 
 def make(uri: str, status: SourceStatus, options: SourceOptions) -> Source:
-    return LiveSource(lambda: start_av_reader(uri, status.uri, _OPTIONS), status, options)
+    return LiveSource(choose_reader(uri, uri, status, options, _OPTIONS), status, options)

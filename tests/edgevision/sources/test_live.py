@@ -232,9 +232,11 @@ def camera(rtsp_possible: None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     server.stdout.close()
 
 
-def test_an_rtsp_camera_is_read(camera: tuple[str, subprocess.Popen[str]]) -> None:
-    with no_thread_left(), open_source(camera[0], timeout_s=5) as source:
+@pytest.mark.parametrize("reader", ["av", "gstreamer", "opencv"])
+def test_an_rtsp_camera_is_read(camera: tuple[str, subprocess.Popen[str]], reader: str) -> None:
+    with no_thread_left(), open_source(camera[0], timeout_s=5, reader=reader) as source:
         assert (source.live, source.fps) == (True, 30.0)
+        assert source.status.reader == reader
         frames = []
         for frame in source:
             frames.append(frame)
@@ -248,15 +250,16 @@ def test_an_rtsp_camera_is_read(camera: tuple[str, subprocess.Popen[str]]) -> No
 @pytest.mark.parametrize(
     ("fault", "states", "message"),
     [
-        (signal.SIGKILL, [BACKOFF, OPENING, DEAD], "Connection refused"),
+        (signal.SIGKILL, [BACKOFF, OPENING, DEAD], "Connection refused|Failed to connect"),
         (signal.SIGSTOP, [STALLED, BACKOFF, OPENING, DEAD], "no answer within 2 s"),
     ],
 )
+@pytest.mark.parametrize("reader", ["av", "gstreamer"])
 def test_a_camera_that_dies_or_freezes_for_good_is_given_up(
-    camera: tuple[str, subprocess.Popen[str]], fault: signal.Signals, states: list[str], message: str
+    camera: tuple[str, subprocess.Popen[str]], fault: signal.Signals, states: list[str], message: str, reader: str
 ) -> None:
     with no_thread_left():
-        source = open_source(camera[0], timeout_s=2, give_up_s=4)
+        source = open_source(camera[0], timeout_s=2, give_up_s=4, reader=reader)
         frames = iter(source)
         for _ in range(10):
             next(frames)
@@ -281,10 +284,12 @@ def test_closing_a_frozen_camera_hangs_nobody(camera: tuple[str, subprocess.Pope
         assert time.monotonic() - started < 2
 
 
-def test_a_closed_port_is_told_at_once() -> None:
+@pytest.mark.parametrize("reader", ["av", "gstreamer", "opencv"])
+def test_a_closed_port_is_told_at_once(reader: str, rtsp_possible: None) -> None:
     started = time.monotonic()
-    with no_thread_left(), pytest.raises(SourceError, match="Connection refused"):
-        open_source("rtsp://127.0.0.1:1/cam", timeout_s=5)
+    reason = {"av": "Connection refused", "gstreamer": "Failed to connect", "opencv": "OpenCV cannot open it"}[reader]
+    with no_thread_left(), pytest.raises(SourceError, match=reason):
+        open_source("rtsp://127.0.0.1:1/cam", timeout_s=5, reader=reader)
     assert time.monotonic() - started < 3
 
 
