@@ -12,7 +12,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgevision.export.graph import DECODE_PREFIX, Graph, attribute
+from edgevision.export.decode_offsets_cpu import corners_of, split_of
+from edgevision.export.graph import DECODE_PREFIX, Graph
+from edgevision.export.simplification import remove_dead
 
 _ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Min", "Max", "Exp"))
 
@@ -27,35 +29,19 @@ def spread_pairs(graph: Graph) -> int:
     for node in graph.nodes:
         spread = _Spread(graph)
         try:
-            centre, half = _corners(graph, node)
-            spread.add("Add", [spread.wide(centre), spread.wide(half, mirrored=True)], node.output[0])
+            pair = corners_of(graph, node)
+            if pair is None:
+                raise _UnknownError
+            centres, halves = spread.wide(pair[0]), spread.wide(pair[1], mirrored=True)
+            spread.add("Add", [centres, halves], node.output[0])
         except _UnknownError:
             nodes.append(node)
         else:
             nodes += spread.nodes
             done += 1
-    graph.replace_nodes(_needed(nodes, graph.outputs))
+    graph.replace_nodes(nodes)
+    remove_dead(graph)
     return done
-
-
-def _corners(graph: Graph, join: onnx.NodeProto) -> tuple[str, str]:
-    """The c and h of a join of c - h and c + h in the decode."""
-    if join.op_type == "Concat" and join.name.startswith(DECODE_PREFIX) and attribute(join, "axis") in (2, -1):
-        makers = [graph.producer[name] for name in join.input if name in graph.producer]
-        if [maker.op_type for maker in makers] == ["Sub", "Add"] and list(makers[0].input) == list(makers[1].input):
-            return makers[0].input[0], makers[0].input[1]
-    raise _UnknownError
-
-
-def _needed(nodes: list[onnx.NodeProto], outputs: list[str]) -> list[onnx.NodeProto]:
-    """Those of `nodes` that lead to `outputs`."""
-    read = set(outputs)
-    kept = []
-    for node in reversed(nodes):
-        if read.intersection(node.output):
-            read.update(node.input)
-            kept.append(node)
-    return kept[::-1]
 
 
 class _UnknownError(Exception):
@@ -110,15 +96,10 @@ class _Spread:
     def _product(self, split: onnx.NodeProto, half: int, factor: float, mirrored: bool) -> str:
         """(pair, pair) of a Split's output, times `factor`; an order of columns in front of it is taken in."""
         graph = self.graph
-        boxes, columns = split.input[0], np.arange(4)
-        widths = graph.constants.get(split.input[1]) if len(split.input) > 1 else None
-        if widths is None or widths.tolist() != [2, 2] or attribute(split, "axis", 0) not in (2, -1):
+        rows = split_of(graph, split)
+        if rows is None:
             raise _UnknownError
-        order = graph.producer.get(boxes)
-        if order is not None and order.op_type == "Gather" and attribute(order, "axis", 0) == 2:
-            indices = graph.constants.get(order.input[1])
-            if indices is not None and indices.shape == (4,):
-                boxes, columns = order.input[0], indices
+        boxes, columns = rows
         matrix: NDArray[np.float32] = np.zeros((4, 4), np.float32)
         for lane in range(4):
             matrix[columns[2 * half + lane % 2], lane] = -factor if mirrored and lane < 2 else factor

@@ -17,6 +17,7 @@ import onnx
 
 from edgevision.export.alignment import PIXEL, align_depthwise, padded
 from edgevision.export.decode_cpu import spread_pairs
+from edgevision.export.decode_offsets_cpu import fuse_offsets
 from edgevision.export.graph import Graph, attribute
 from edgevision.export.grids import (
     Ranges,
@@ -26,6 +27,7 @@ from edgevision.export.grids import (
     to_int8,
     weight_scales_for_bias,
 )
+from edgevision.export.joined_levels import join_levels
 from edgevision.export.pixels import PixelInput
 from edgevision.export.placement import Plan
 from edgevision.export.placement_cpu import CpuSite
@@ -49,10 +51,13 @@ def emit_cpu(graph: Graph, plan: Plan, ranges: Ranges, method: str = "mse", pixe
     """
     source = graph.copy()
     align_depthwise(source)
+    fuse_offsets(source)
     spread_pairs(source)
     if pixels is not None:
         pixels.fold_normalisation(source)
-    return _CpuEmitter(source, plan, ranges, method, pixels).run()
+    emitted = _CpuEmitter(source, plan, ranges, method, pixels).run()
+    join_levels(emitted)
+    return emitted
 
 
 _EVERYTHING = (-np.inf, np.inf)

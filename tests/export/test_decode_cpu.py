@@ -1,6 +1,8 @@
-"""Pairs computed twice on whole rows: the bits of the decode that takes rows apart."""
+"""Decodes on whole rows: the values of those that take rows apart."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -9,6 +11,7 @@ import pytest
 from edgevision.export.box_coding import append_centres, append_offsets
 from edgevision.export.decode import Decode
 from edgevision.export.decode_cpu import spread_pairs
+from edgevision.export.decode_offsets_cpu import fuse_offsets
 from edgevision.export.graph import DECODE_PREFIX, Graph
 from tests.export.networks import Net, run
 
@@ -44,8 +47,30 @@ def test_the_corners_keep_their_bits(kind: str) -> None:
         np.testing.assert_array_equal(run(rewritten, offsets * scale)["boxes"], run(graph, offsets * scale)["boxes"])
 
 
+@pytest.mark.parametrize("kind", ["x_first", "y_first", "unequal"])
+def test_offsets_become_one_product_and_one_sum(kind: str) -> None:
+    graph = boxes(kind)
+    rewritten = graph.copy()
+    assert fuse_offsets(rewritten) == 1
+    operators = [node.op_type for node in rewritten.nodes if node.output[0] != "raw"]
+    assert sorted(operators) == ["Add", "Add", "Exp", "MatMul", "MatMul", "Min", "Mul"]
+    assert all(node.name.startswith(DECODE_PREFIX) for node in rewritten.nodes if node.output[0] != "raw")
+    offsets = np.random.default_rng(1).normal(0, 3, (1, COUNT, 4)).astype(np.float32)
+    for scale in (1, 30):  # the larger ones reach the bound on a size
+        got, expected = (run(each, offsets * scale)["boxes"] for each in (rewritten, graph))
+        np.testing.assert_allclose(got, expected, rtol=3e-6, atol=3e-6 * np.abs(expected).max())
+
+
+def test_a_centre_beyond_all_bounds_leaves_finite_corners() -> None:
+    graph = boxes("x_first")
+    fuse_offsets(graph)
+    corners = run(graph, np.full((1, COUNT, 4), 1e9, np.float32))["boxes"]
+    assert np.isfinite(corners).all()
+
+
+@pytest.mark.parametrize("rewrite", [spread_pairs, fuse_offsets])
 @pytest.mark.parametrize("change", ["Softplus for Exp", "Add for Sub", "an output on the way"])
-def test_other_joins_are_left_alone(change: str) -> None:
+def test_other_joins_are_left_alone(change: str, rewrite: Callable[[Graph], int]) -> None:
     graph = boxes("x_first")
     if change == "an output on the way":
         inner = next(node for node in graph.nodes if node.op_type == "Exp").output[0]
@@ -56,6 +81,6 @@ def test_other_joins_are_left_alone(change: str) -> None:
         next(node for node in graph.nodes if node.op_type == old).op_type = new
     offsets = np.random.default_rng(1).normal(0, 3, (1, COUNT, 4)).astype(np.float32)
     expected = run(graph, offsets)
-    assert spread_pairs(graph) == (change == "an output on the way")
+    assert rewrite(graph) == (change == "an output on the way")
     for name, value in run(graph, offsets).items():
-        np.testing.assert_array_equal(value, expected[name])
+        np.testing.assert_allclose(value, expected[name], rtol=3e-6, atol=3e-6 * np.abs(expected[name]).max())
