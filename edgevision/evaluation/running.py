@@ -36,7 +36,9 @@ class Dither:
         """`tensor` with noise, a new array."""
         width, height = self._spec.input_wh
         random = np.random.default_rng([self._run, picture])
-        noise: NDArray[Any] = random.random((3, height, width), np.float32) - np.float32(0.5)  # red, green, blue
+        noise: NDArray[Any] = random.random((self._spec.channels, height, width), np.float32) - np.float32(
+            0.5
+        )  # red, green, blue
         if self._spec.color == "bgr":
             noise = noise[::-1]
         whole = self._spec.dtype == "uint8"

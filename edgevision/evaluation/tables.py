@@ -30,6 +30,7 @@ _AGREEMENT = {
     "keypoint_share": "of the box",
     "box_iou": "box IoU",
 }
+_DIGITS = {"missing": 0, "extra": 0, "keypoint_px": 2}
 _CLASS_FIGURES = {"ap_50_95": "AP50-95", "iou": "IoU"}
 
 
@@ -101,7 +102,10 @@ def _loss(graph: Mapping[str, Any], key: str) -> str:
 def _agreement(graphs: Sequence[Mapping[str, Any]]) -> Table:
     others = [graph for graph in graphs if "agreement" in graph]
     keys = [key for key in _AGREEMENT if any(graph["agreement"].get(key) is not None for graph in others)]
-    rows = [[g["graph"], g["precision"], *(figure(g["agreement"], key, 4) for key in keys)] for g in others]
+    rows = [
+        [g["graph"], g["precision"], *(figure(g["agreement"], key, _DIGITS.get(key, 4)) for key in keys)]
+        for g in others
+    ]
     threshold = graphs[0]["threshold"]
     where = "" if threshold is None else f", boxes at confidence {threshold:g}"
     note = f"How much is as the float graph has it{where}. This is not accuracy: both can be wrong together."

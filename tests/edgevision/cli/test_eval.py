@@ -83,6 +83,28 @@ def test_all_graphs_in_one_table(tmp_path: Path, boxes: str, capsys: pytest.Capt
     assert "leave out" in capsys.readouterr().err
 
 
+def test_pictures_without_labels_give_agreement_and_a_page(
+    tmp_path: Path, boxes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    infos = {"model.onnx": GraphInfo("fp32"), "tensorrt.onnx": GraphInfo("int8")}
+    path, report = tmp_path / "tiny.edge", tmp_path / "report"
+    write_bundle(path, detector_manifest(graphs=infos), dict.fromkeys(infos, colour_detector()))
+    arguments = ["eval", str(path), "--images", str(tmp_path / "images"), "--threshold", "0.25"]
+    assert main([*arguments, "--output", str(report), "--json", str(tmp_path / "out.json")]) == 0
+    said = capsys.readouterr().out
+    assert "Agreement with float" in said
+    assert "mAP" not in said
+    assert "comparison.html" in said
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert (data["labelled"], data["threshold"]) == (False, 0.25)
+    assert data["graphs"]["tensorrt.onnx"]["agreement"]["matched_70"] == 1
+    names = sorted(file.name for file in report.iterdir())
+    assert names == ["comparison.html", "comparison.json", "comparison.md"], "nothing differs: no picture to show"
+    assert main([*arguments, "--dataset", boxes]) == 2
+    assert main(["eval", str(path), "--dataset", boxes, "--output", str(report)]) == 2
+    assert "--compare" in capsys.readouterr().err
+
+
 def test_quiet_says_nothing(tmp_path: Path, boxes: str, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = detector_bundle(tmp_path / "tiny.edge")
     assert main(["eval", str(bundle), "--dataset", boxes, "--quiet"]) == 0
