@@ -141,6 +141,8 @@ def _check(model: onnx.ModelProto) -> None:
         if not all(isinstance(text, str) for text in _texts(model)):
             raise ValueError("a name in it is not UTF-8")
         for tensor in tensors(model):
+            if tensor.data_type not in onnx.TensorProto.DataType.values():
+                raise ValueError(f"tensor {tensor.name!r} is of type {tensor.data_type}, which ONNX does not have")
             if tensor.dims or tensor.name:
                 onnx.numpy_helper.to_array(tensor)
     except Exception as error:

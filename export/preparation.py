@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 
 from edgevision.errors import BundleError, ModelError, UsageError
+from edgevision.export.baked_grids import check_grids
 from edgevision.export.config import ExportConfig
 from edgevision.export.families import identify
 from edgevision.export.folding import fold_constants
@@ -88,6 +89,7 @@ def prepare(source: Path | str | bytes, config: ExportConfig, report: ExportRepo
         model = SourceModel(graph, image_input(graph), loaded.metadata, config, given)
         identified = identify(model)
         facts.update(considered=identified.considered)
+        check_grids(graph, model.image.wh)
     with report.step("normalise") as facts:
         form = identified.head.normalise(model, identified.match)
         facts.update(form.facts)

@@ -44,6 +44,8 @@ class PicodetHead:
                     "expected, for each of the strides 8, 16, 32, 64, class probabilities [1,n,C] and distributions "
                     f"[1,n,4*bins], got {[list(shape) for shape in shapes.values()]}"
                 )
+            if any(graph.dtype(name) != onnx.TensorProto.FLOAT for name in pair):
+                return Refusal("expected float32 class probabilities and distributions")
             scores += named
             distributions += [name for name in pair if name not in named]
         classes, widths = ({shapes[name][2] for name in names} for names in (scores, distributions))

@@ -74,6 +74,8 @@ class Yolov3Head:
             return Refusal(f"expected one map per stride with the same channels, got strides {sorted(maps)}")
         if len(maps) == 1 and not model.chosen:
             return Refusal("a single map may as well hold class scores", "--family yolov3 if it holds boxes")
+        if any(graph.dtype(name) != onnx.TensorProto.FLOAT for name in maps.values()):
+            return Refusal("expected float32 maps")
         if any(class_activation(graph, name) for name in maps.values()):
             return Refusal("the maps have passed an activation; raw ones are expected")
         outputs = [maps[stride] for stride in sorted(maps)]
