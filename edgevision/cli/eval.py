@@ -59,7 +59,6 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None and not compared:
         raise UsageError("--output is for the page that compares graphs: add --compare")
     bundle = Bundle(args.bundle)  # before the data set, which may take long to read
-    dataset = open_dataset(args.dataset) if args.images is None else open_images(args.images)
     options = {
         "repeats": args.repeats,
         "confidence": args.confidence,
@@ -67,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         "quiet": args.quiet,
     }
     if compared:
+        dataset = open_dataset(args.dataset) if args.images is None else open_images(args.images)
         folder = None if args.output is None else make_folder(args.output)
         comparison = compare_graphs(bundle, dataset, pictures=0 if folder is None else PICTURES, **options)
         written = [] if folder is None else write_report(folder, comparison)
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     data = evaluate(
         bundle,
-        dataset,
+        open_dataset(args.dataset),
         backend=args.backend,
         device=args.device,
         precision=args.precision,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,6 @@ _SEEN = 0.5  # confidence from which the float model's keypoints are compared
 Pairs = list[tuple[int, int]]
 
 
-class Likeness(Protocol):
-    """What one picture's two results have in common.
-
-    Attributes:
-        difference: 0 where they are equal; pictures are ranked by it.
-        remark: the difference in words.
-    """
-
-    difference: float
-    remark: str
-
-
 @dataclass(frozen=True)
 class BoxLikeness:
     """Of two sets of boxes.
@@ -40,6 +28,8 @@ class BoxLikeness:
         matched: (same class, one to one) of these, by least IoU.
         scores: (k, 2) of the reference's boxes at the threshold and of the boxes at IoU 0.5 to them, however weak.
         mask_iou, keypoint_px, keypoint_share: of these pairs; distances as pixels and as shares of the box's diagonal.
+        difference: 0 where the two are equal; pictures are ranked by it.
+        remark: the difference in words.
     """
 
     boxes: tuple[int, int]
@@ -77,6 +67,10 @@ class ClassLikeness:
     box_iou: float | None
     difference: float
     remark: str
+
+
+Likeness: TypeAlias = BoxLikeness | MapLikeness | ClassLikeness
+"""What one picture's two results have in common."""
 
 
 def compare_results(reference: Result, other: Result, threshold: float | None) -> Likeness:
@@ -216,7 +210,7 @@ def _box_summary(pictures: list[BoxLikeness]) -> dict[str, Any]:
 
 def _map_summary(pictures: list[MapLikeness], names: Sequence[str]) -> dict[str, Any]:
     size = max(p.counts.shape[1] for p in pictures)
-    both, mine, theirs = sum(np.pad(p.counts, ((0, 0), (0, size - p.counts.shape[1]))) for p in pictures)
+    both, mine, theirs = np.sum([np.pad(p.counts, ((0, 0), (0, size - p.counts.shape[1]))) for p in pictures], axis=0)
     per_class = {
         (names[k] if k < len(names) else str(k)): float(both[k] / (mine[k] + theirs[k] - both[k]))
         for k in np.flatnonzero(mine).tolist()

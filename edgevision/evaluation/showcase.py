@@ -63,7 +63,9 @@ def show(
 
 
 def _at_threshold(result: Result, threshold: float | None) -> Result:
-    return result[result.confidence >= threshold] if isinstance(result, Detections) else result
+    if threshold is None or not isinstance(result, Detections):
+        return result
+    return result[result.confidence >= threshold]
 
 
 def _mark(image: NDArray[np.uint8], result: Result, reference: Result) -> NDArray[np.uint8]:
