@@ -9,19 +9,21 @@ Installed as edgevision.calibration. Nothing of the runtime imports it.
 
 from edgevision.calibration.cache import load_or_collect, load_or_collect_channels
 from edgevision.calibration.channels import ChannelRanges, ChannelTable, collect_channels
+from edgevision.calibration.choice import choose_methods
 from edgevision.calibration.collection import collect_ranges
-from edgevision.calibration.histogram import Histogram
+from edgevision.calibration.histogram import AUTO, METHODS, Histogram
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.table import RangeTable
-from edgevision.calibration.thresholds import METHODS
 
 __all__ = [
+    "AUTO",
     "METHODS",
     "CalibrationImages",
     "ChannelRanges",
     "ChannelTable",
     "Histogram",
     "RangeTable",
+    "choose_methods",
     "collect_channels",
     "collect_ranges",
     "load_or_collect",

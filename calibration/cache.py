@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from edgevision.calibration.channels import ChannelTable, collect_channels
 from edgevision.calibration.checkpoint import Checkpoint
+from edgevision.calibration.choice import choose_methods
 from edgevision.calibration.collection import collect_ranges
 from edgevision.calibration.fields import MAX_BYTES
 from edgevision.calibration.images import CalibrationImages
@@ -29,6 +30,7 @@ def load_or_collect(
     images: CalibrationImages | None,
     preprocess: Preprocess,
     *,
+    choose: bool = False,
     workers: int | None = None,
     quiet: bool = False,
 ) -> tuple[RangeTable, str]:
@@ -39,6 +41,7 @@ def load_or_collect(
             leaves its findings beside it, and the next one goes on from there. A calibration cache of TensorRT's is
             taken for the tensors that it names and never written to.
         images: as for collect_ranges; None: only a calibration cache that names all tensors will do.
+        choose: also settle every tensor's own method, for the method AUTO (see choose_methods).
         graph, tensors, preprocess, workers, quiet: as for collect_ranges.
 
     Returns:
@@ -52,11 +55,18 @@ def load_or_collect(
     stated = None if cache is None else read_cache_file(cache)
     if stated is not None:
         collect = functools.partial(collect_ranges, graph, preprocess=preprocess, workers=workers, quiet=quiet)
-        return _complete(stated, str(cache), tensors, images, collect)
+        table, origin = _complete(stated, str(cache), tensors, images, collect)
+        if choose and images is not None and not table.methods_chosen:
+            choose_methods(graph, table, images, preprocess, workers=workers)
+        return table, origin
     if images is None:
         raise CalibrationError(f"{cache} holds no ranges of TensorRT's, and there are no pictures to measure on")
     collect = functools.partial(collect_ranges, graph, tensors, images, preprocess, workers=workers, quiet=quiet)
-    return _reuse_or(cache, RangeTable.from_json, table_key(graph, tensors, images, preprocess), collect)
+    table, origin = _reuse_or(cache, RangeTable.from_json, table_key(graph, tensors, images, preprocess), collect)
+    if choose and not table.methods_chosen:
+        choose_methods(graph, table, images, preprocess, workers=workers)
+        _write(cache, table)
+    return table, origin
 
 
 def load_or_collect_channels(
@@ -111,11 +121,16 @@ def _reuse_or(
             note = f"; {cache} was not reused: it is for another graph, preprocessing or set of pictures"
     checkpoint = Checkpoint(f"{cache}.part", key)
     table = collect(checkpoint=checkpoint)
-    with atomic_path(cache) as path:
-        path.write_text(table.to_json(), encoding="utf-8")
+    _write(cache, table)
     checkpoint.remove()
     note += f"; {checkpoint.note}" if checkpoint.note else ""
     return table, f"ranges collected from {table.images} pictures{note}"
+
+
+def _write(cache: Path | str | None, table: RangeTable | ChannelTable) -> None:
+    if cache is not None:
+        with atomic_path(cache) as path:
+            path.write_text(table.to_json(), encoding="utf-8")
 
 
 def _complete(

@@ -15,7 +15,6 @@ from edgevision.calibration.histogram import Histogram
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.observation import Bounds, ObservedGraph, observe
 from edgevision.calibration.passes import Picture, Tensors, not_finite, run_pass
-from edgevision.calibration.saturation import still_growing
 from edgevision.calibration.table import RangeTable, histogram_from_json, histogram_to_json, table_key
 from edgevision.manifest import Preprocess
 
@@ -142,4 +141,3 @@ def _warnings(table: RangeTable, count: int) -> Iterator[str]:
     dead = [name for name, histogram in table.items() if not histogram.limit]
     if dead:
         yield f"{len(dead)} tensors are zero on every picture, {dead[0]!r} among them"
-    yield from still_growing(table)

@@ -17,6 +17,9 @@ from edgevision.calibration import thresholds
 
 BINS: Final = 4096
 """Bins on each side of zero; the larger side of a histogram always reaches into the upper half of them."""
+AUTO: Final = "auto"
+"""Each tensor's own method, chosen by measurement; where that was not done, the first of thresholds.METHODS."""
+METHODS: Final = (AUTO, *thresholds.METHODS)
 LOWEST: Final = -112
 HIGHEST: Final = 116
 """Exponents of the bin width: 2**LOWEST holds ranges from 2**-100 at full resolution, 2**HIGHEST all of float32."""
@@ -30,15 +33,17 @@ class Histogram:
             column c holds values with c * width <= |x| < (c + 1) * width. `counts[1, 0]` is always 0.
         exponent: the bin width is 2 ** exponent.
         minimum, maximum: of all values, sampled or not; +inf and -inf while empty.
+        chosen: what the method AUTO stands for here, on symmetric and on affine grids; None: not measured.
     """
 
-    __slots__ = ("counts", "exponent", "maximum", "minimum")
+    __slots__ = ("chosen", "counts", "exponent", "maximum", "minimum")
 
     def __init__(self) -> None:
         self.counts: NDArray[np.int64] = np.zeros((2, BINS), np.int64)
         self.exponent: int = LOWEST
         self.minimum: float = math.inf
         self.maximum: float = -math.inf
+        self.chosen: tuple[str, str] | None = None
 
     @property
     def width(self) -> float:
@@ -78,9 +83,9 @@ class Histogram:
         Always finite and positive; 1.0 for a tensor that is zero everywhere.
 
         Args:
-            method: one of thresholds.METHODS.
+            method: one of METHODS.
         """
-        return thresholds.symmetric(self.counts.sum(axis=0), self.width, self.limit, method)
+        return thresholds.symmetric(self.counts.sum(axis=0), self.width, self.limit, self._resolved(method)[0])
 
     def affine_range(self, method: str) -> tuple[float, float]:
         """Ends (lo, hi) of the uint8 grid of 255 steps: scale = (hi - lo) / 255, zero point = round(-lo / scale).
@@ -89,9 +94,15 @@ class Histogram:
         and lo < hi.
 
         Args:
-            method: one of thresholds.METHODS.
+            method: one of METHODS.
         """
+        method = self._resolved(method)[1]
         return thresholds.affine(self.counts, self.width, self.minimum, self.maximum, method)
+
+    def _resolved(self, method: str) -> tuple[str, str]:
+        if method != AUTO:
+            return method, method
+        return self.chosen or (thresholds.METHODS[0], thresholds.METHODS[0])
 
 
 def exponent_for(limit: float) -> int:

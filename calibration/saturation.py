@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from edgevision.calibration.growth import SHARES, Growth
@@ -85,9 +85,14 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
     held_back, top = facts["held_back"], facts["set_by"][:1]
     verdict = (
         f"the last quarter of {facts['pictures']} pictures widened {held_back['widened']} of {facts['ranges']} ranges "
-        f"by more than {GROWTH:.0%}: "
+        f"by more than {GROWTH:.0%}"
     )
-    verdict += "more pictures would make them surer" if held_back["widened"] else "there are enough"
+    worst = held_back["worst"]
+    if worst is None:
+        verdict += ": there are enough"
+    else:
+        verdict += f" (worst: {worst['tensor']!r} from {worst['from']:.3g} to {worst['to']:.3g}): "
+        verdict += "more would make them surer"
     if not top:
         return [verdict]
     stretched = sum(len(entry["stretched"]) for entry in facts["set_by"])
@@ -108,18 +113,6 @@ def markdown(facts: Mapping[str, Any]) -> list[str]:
         shown = ", ".join(itertools.islice(row["stretched"], 3)) + (", ..." if len(row["stretched"]) > 3 else "")
         lines.append(f"| {row['picture']} | {row['ranges']} | {shown} |")
     return lines
-
-
-def still_growing(table: RangeTable) -> Iterator[str]:
-    """A warning where the last quarter of the pictures widened ranges."""
-    found = saturation(table, None)
-    widened, worst = found["held_back"]["widened"], found["held_back"]["worst"]
-    if worst is not None:
-        yield (
-            f"{widened} of {found['ranges']} ranges grew by more than {GROWTH:.0%} in the last quarter of the pictures "
-            f"(worst: {worst['tensor']!r} from {worst['from']:.3g} to {worst['to']:.3g}); "
-            "more pictures would make them surer"
-        )
 
 
 def _distinct(table: RangeTable) -> dict[str, Growth]:

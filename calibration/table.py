@@ -20,6 +20,7 @@ from edgevision.calibration.growth import Growth
 from edgevision.calibration.histogram import BINS, HIGHEST, LOWEST, Histogram, exponent_for
 from edgevision.calibration.images import CalibrationImages
 from edgevision.calibration.stated import StatedRange
+from edgevision.calibration.thresholds import METHODS
 from edgevision.errors import CalibrationError
 from edgevision.files import sha256
 from edgevision.manifest import Preprocess
@@ -37,7 +38,7 @@ class RangeTable(Mapping[str, Histogram]):
         key: hash of what the ranges depend on (see table_key).
         images: number of pictures that were observed.
         skipped: names of those that could not be read.
-        warnings: sentences for the user: pictures skipped, ranges still growing, tensors without a value.
+        warnings: sentences for the user: pictures skipped, tensors without a value.
         histograms: the table itself.
         growth: of the tensors that were measured: how their ranges grew.
     """
@@ -57,6 +58,11 @@ class RangeTable(Mapping[str, Histogram]):
 
     def __len__(self) -> int:
         return len(self.histograms)
+
+    @property
+    def methods_chosen(self) -> bool:
+        """Whether the method AUTO has been settled for every tensor that was measured."""
+        return all(found.chosen for found in self.values() if not isinstance(found, StatedRange))
 
     def to_json(self) -> str:
         """The table as text; the same text for the same findings."""
@@ -103,13 +109,13 @@ def histogram_to_json(histogram: Histogram) -> dict[str, Any]:
     """A histogram as plain data."""
     if isinstance(histogram, StatedRange):
         return {"stated": histogram.stated}
-    if not math.isfinite(histogram.minimum):
-        return {"minimum": None, "maximum": None, "exponent": histogram.exponent, "counts": ["", ""]}
+    empty = not math.isfinite(histogram.minimum)
     return {
-        "minimum": histogram.minimum,
-        "maximum": histogram.maximum,
+        "minimum": None if empty else histogram.minimum,
+        "maximum": None if empty else histogram.maximum,
         "exponent": histogram.exponent,
         "counts": [_pack(row) for row in histogram.counts],
+        "chosen": None if histogram.chosen is None else list(histogram.chosen),
     }
 
 
@@ -162,8 +168,13 @@ def histogram_from_json(entry: Any, name: str) -> Histogram:
         if not 0 < stated < math.inf:
             raise ValueError(f"the stated range of {name!r} is a positive number")
         return StatedRange(stated)
-    check_keys(entry, {"minimum", "maximum", "exponent", "counts"}, f"tensor {name!r}")
+    check_keys(entry, {"minimum", "maximum", "exponent", "counts", "chosen"}, f"tensor {name!r}")
     histogram = Histogram()
+    if entry["chosen"] is not None:
+        symmetric, affine = texts(entry["chosen"], "chosen")
+        if not {symmetric, affine} <= {*METHODS}:
+            raise ValueError(f"the chosen methods of {name!r} are two of {METHODS}")
+        histogram.chosen = (symmetric, affine)
     histogram.exponent = typed(entry["exponent"], int, "exponent")
     if not LOWEST <= histogram.exponent <= HIGHEST:
         raise ValueError(f"exponent of {name!r} is in {LOWEST}..{HIGHEST}")

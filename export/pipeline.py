@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import edgevision
 from edgevision.bundle import write_bundle
-from edgevision.calibration import CalibrationImages, RangeTable, load_or_collect
+from edgevision.calibration import AUTO, CalibrationImages, RangeTable, load_or_collect
+from edgevision.calibration.saturation import saturation
 from edgevision.errors import UsageError
 from edgevision.export.acceptance import choose_cpu_graph, measure_accuracy, verify
 from edgevision.export.batching import free_batches
@@ -131,7 +132,11 @@ def _calibrate(
     warnings: list[str],
 ) -> RangeTable:
     graph = prepared.graph.serialize()
-    ranges, origin = load_or_collect(config.ranges, graph, tensors, images, prepared.preprocess, quiet=config.quiet)
+    choose, preprocess = config.calibration_method == AUTO, prepared.preprocess
+    ranges, origin = load_or_collect(
+        config.ranges, graph, tensors, images, preprocess, choose=choose, quiet=config.quiet
+    )
     facts.update(images=ranges.images, skipped=list(ranges.skipped), origin=origin, method=config.calibration_method)
+    facts.update(saturation=saturation(ranges, images))
     warnings.extend(ranges.warnings)
     return ranges

@@ -64,7 +64,8 @@ def test_the_last_quarter_tells_if_there_are_enough() -> None:
     assert facts["growth"][0]["reached"] == round(1 / 3, 4)
     assert facts["growth"][11]["reached"] == round((1 + 2 / 2.1 + 0.25) / 3, 4)
     assert summary(facts)[0] == (
-        "the last quarter of 32 pictures widened 1 of 3 ranges by more than 10%: more pictures would make them surer"
+        "the last quarter of 32 pictures widened 1 of 3 ranges by more than 10% (worst: 'growing' from 1 to 4): "
+        "more would make them surer"
     )
     enough = saturation(table_of({"settled": settled, "nearly": nearly}), None)
     assert summary(enough)[0].endswith("0 of 2 ranges by more than 10%: there are enough")

@@ -36,6 +36,7 @@ def make_table() -> RangeTable:
     }.items():
         histograms[name] = Histogram()
         Counter().add(histograms[name], values.astype(np.float32))
+    histograms["signed"].chosen = ("percentile", "mse")
     histograms["empty"] = Histogram()
     histograms["again"] = histograms["relu"]
     growth = Growth()
@@ -54,6 +55,7 @@ def test_a_table_survives_its_file() -> None:
     assert list(table) == list(original)
     for name, histogram in original.items():
         assert np.array_equal(table[name].counts, histogram.counts)
+        assert table[name].chosen == histogram.chosen
         assert (table[name].exponent, table[name].minimum, table[name].maximum) == (
             histogram.exponent,
             histogram.minimum,
@@ -104,6 +106,8 @@ def packed(*counts: int) -> str:
         (("tensors", "relu", "counts"), ["", packed(0, 5)]),
         (("tensors", "relu", "counts"), ["", packed(1)]),
         (("tensors", "empty", "counts"), [packed(1), ""]),
+        (("tensors", "relu", "chosen"), ["mse"]),
+        (("tensors", "relu", "chosen"), ["mse", "auto"]),
         (("growth",), {"unknown": DATA["growth"]["signed"]}),
         (("growth", "signed", "reach"), [1.0] * 15),
         (("growth", "signed", "reach"), [-1.0] * 16),
