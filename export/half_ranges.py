@@ -4,6 +4,7 @@ The float graph runs once over a few pictures with small probes beside its tenso
 - tensors beyond 65504 / MARGIN, that is their producer and all their readers (an exponential's beyond 65504 / 64: a
   sum before it is a product behind it);
 - reductions whose sum of magnitudes, or of squares, gets that large inside, although their result may be small;
+- tensors whose largest number is below 2^-14 * MARGIN, where float16 loses digits;
 - divisors, arguments of logarithms and what they are made of, where they come near the least normal float16 number
   (a variance of 1e-10 is 0 in float16);
 - coordinates beyond 512 between the last layer and the boxes: float16 has steps of half a pixel there (NVIDIA's
@@ -106,6 +107,11 @@ def _findings(graph: Graph, measured: Measured) -> Iterator[tuple[list[str], str
         margin = _EXP_MARGIN if producer is not None and producer.op_type == "Exp" else MARGIN
         if not peak <= FP16_MAX / margin:
             yield _around(graph, name), f"{name!r} reaches {peak:.3g}; float16 ends at {FP16_MAX:g}"
+        elif 0 < peak < MARGIN * _LEAST_NORMAL:
+            yield (
+                _around(graph, name),
+                f"{name!r} stays within {peak:.3g}; float16 has few digits below {_LEAST_NORMAL:.1g}",
+            )
     for node in graph.nodes:
         total = measured.total.get(key(node), 0.0)
         if not total <= FP16_MAX / MARGIN:

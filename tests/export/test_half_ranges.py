@@ -102,6 +102,17 @@ def test_an_exponential_has_a_wider_margin() -> None:
     assert "y" in islands(graph, [image])
 
 
+def test_activations_that_all_vanish() -> None:
+    net = Net()
+    x = net.convolution("image", 3, 8)
+    for gain in (1e-3, 1e-3, 1e-2, 1e2, 1e3, 1e3):
+        x = net.op("Mul", x, net.constant(np.float32(gain)), out=f"times{len(net.nodes)}")
+    net.op("Relu", x, out="y")
+    kept = assert_needed_and_enough(net)
+    assert any("stays within" in reason for reason in kept.values())
+    assert "y" not in kept
+
+
 @pytest.mark.parametrize("operator", ["ReduceSum", "ReduceMean", "GlobalAveragePool", "ReduceL2", "ReduceSumSquare"])
 def test_reductions_that_overflow_inside(operator: str) -> None:
     """Half sums of 64 x 64 values of about 30 leave the range, though the mean does not."""
