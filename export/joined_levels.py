@@ -22,8 +22,8 @@ from edgevision.export.structure import key
 
 _MOVES = frozenset(("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"))
 _RESHAPES = _MOVES - {"Transpose"}
-_LEAST_SHARE = 0.5
-"""Part of the common grid that every map's own must span: at most one bit of resolution is lost."""
+_LEAST_SHARE = 0.6
+"""Part of the common grid that every map's own must span: at most three quarters of a bit of resolution are lost."""
 _LEAST_LOGIT = -9.0
 """A class as unlikely as this (1e-4) is as good as impossible: what is read by a Sigmoid needs no grid below."""
 
