@@ -101,6 +101,19 @@ def _lost(values: np.ndarray, linear: bool) -> str:
     return "vanishes" if vanished else ""
 
 
+def vanishing(graph: Graph, islands: Mapping[str, str] | None = None) -> dict[str, int]:
+    """How many numbers of each constant are not 0 and become 0 in `to_half(graph, islands)`: beside much larger ones,
+    or their node would stay float32. Constants without such numbers are left out."""
+    kept = float32_nodes(graph, islands)
+    found: dict[str, int] = {}
+    for node in graph.nodes:
+        for index, name in enumerate(node.input):
+            values = graph.constants.get(name)
+            if key(node) not in kept and values is not None and values.dtype == np.float32 and not _stays(node, index):
+                found[name] = int(((values != 0) & (values.astype(np.float16) == 0)).sum())
+    return {name: count for name, count in found.items() if count}
+
+
 def to_half(graph: Graph, islands: Mapping[str, str] | None = None) -> Graph:
     """A float16 copy of a float graph, or of one with Q/DQ: scales and everything between the pairs become float16.
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from edgevision.calibration import CalibrationImages
 from edgevision.export.graph import Graph, attribute
 from edgevision.export.grids import FP16_MAX
+from edgevision.export.half import vanishing
 from edgevision.export.range_probes import Measured, measure
 from edgevision.export.structure import WEIGHTED, decode_nodes, key
 from edgevision.export.verification import input_tensors
@@ -56,7 +57,8 @@ def keep_float32(
         precision: the bundle's; a float one has no float16.
         images: None: drawn pictures take their place.
         facts: given `pictures`, `margin`, `largest` magnitude, `largest_tensor`, `float32_nodes` (their number) and
-            `float32` [{`node`, `reason`}].
+            `float32` [{`node`, `reason`}]; `constants_to_zero`, how many numbers of constants float16 lacks (each beside
+            much larger ones), and `vanishing` [{`constant`, `numbers`}].
 
     Raises:
         CalibrationError: none of the pictures can be read.
@@ -67,6 +69,7 @@ def keep_float32(
     inputs = input_tensors(preprocess, images, PICTURES)
     measured = measure_numbers(graph, inputs)
     islands = find_islands(graph, measured)
+    vanished = vanishing(graph, islands)
     largest = max(measured.peak, key=lambda name: measured.peak[name], default="")
     facts.update(
         pictures=f"{len(inputs)} {'drawn, seeded ones' if images is None else 'of the calibration pictures'}",
@@ -74,6 +77,8 @@ def keep_float32(
         largest=measured.peak.get(largest, 0.0),
         largest_tensor=largest,
         float32_nodes=len(islands),
+        constants_to_zero=sum(vanished.values()),
+        vanishing=[{"constant": name, "numbers": count} for name, count in vanished.items()],
         float32=[{"node": name, "reason": reason} for name, reason in islands.items()],
     )
     return islands

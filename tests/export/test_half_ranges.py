@@ -263,6 +263,18 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     assert keep_float32(net.graph("y"), "fp32", Preprocess("image", (16, 16)), None, {}) == {}
 
 
+def test_constants_that_vanish_beside_larger_ones_are_counted() -> None:
+    net = Net()
+    weight = net.random.normal(size=(8, 3, 3, 3)).astype(np.float32)
+    weight[0, :2] = 1e-9
+    weight[1, 0] = 0
+    net.op("Conv", "image", net.constant(weight, "weight"), out="y")
+    facts: dict[str, Any] = {}
+    keep_float32(net.graph("y"), "fp16", Preprocess("image", (16, 16), std=(255.0,) * 3), None, facts)
+    assert facts["constants_to_zero"] == 18
+    assert facts["vanishing"] == [{"constant": "weight", "numbers": 18}]
+
+
 def test_a_trained_network_that_overflows_is_exported_so_that_it_does_not(shared: Path, tmp_path: Path) -> None:
     """The portrait segmenter's residual sums reach 80,000 on photographs."""
     model = shared / "models" / "prisma_portrait_256.onnx"
