@@ -20,12 +20,12 @@ def network(kind: str, seed: int) -> Any:
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
     torch.manual_seed(seed)
-    settings = {"num_classes": CLASSES + 1, "min_size": WH[1], "max_size": WH[0]}
+    settings = {"num_classes": CLASSES + 1, "min_size": WH[1], "max_size": WH[0], "box_detections_per_img": 20}
     if kind == "faster":
         return detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, **settings)
     norm = torch.nn.BatchNorm2d
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5, norm_layer=norm)
-    return detection.MaskRCNN(backbone, rpn_post_nms_top_n_test=200, **settings)
+    return detection.MaskRCNN(backbone, rpn_post_nms_top_n_test=100, **settings)
 
 
 @pytest.mark.parametrize("kind", ["faster", "mask"])
