@@ -226,8 +226,8 @@ class _Extremes:
         return found
 
     def ranges(self, count: int) -> ChannelRanges:
-        # -0.0 becomes 0.0, or the order would show
-        return ChannelRanges(self.minimum + np.float32(0), self.maximum + np.float32(0), self.sums.mean(count))
+        minimum, maximum = self.minimum + np.float32(0), self.maximum + np.float32(0)  # -0.0: the order would show
+        return ChannelRanges(minimum, maximum, np.clip(self.sums.mean(count), minimum, maximum))
 
 
 def reduce_channels(values: Floats) -> tuple[Floats, Floats, Floats]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,43 +221,6 @@ def test_a_tensor_that_is_always_zero_is_reported(preprocess: Preprocess, write_
     table = collect_ranges(model, ["dead", "alive"], images, preprocess, quiet=True)
     assert any("'dead'" in text and "zero on every picture" in text for text in table.warnings)
     assert table["dead"].symmetric_limit("mse") == 1.0
-
-
-_PEAK = """
-import sys
-from edgevision.calibration import CalibrationImages, collect_ranges
-from edgevision.manifest import Preprocess
-
-class Repeated(CalibrationImages):
-    def read(self, index):
-        return super().read(index % 5)
-
-images = CalibrationImages(sys.argv[2])
-images.__class__ = Repeated
-images.paths, images.names = images.paths * int(sys.argv[3]), images.names * int(sys.argv[3])
-spec = Preprocess("image", (128, 96))
-collect_ranges(open(sys.argv[1], "rb").read(), ["relu", "signed", "clip"], images, spec, workers=2, quiet=True)
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(int(status["VmHWM"].split()[0]))
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from Linux's /proc")
-def test_memory_does_not_grow_with_the_number_of_pictures(
-    network: bytes, write_pictures: WritePictures, tmp_path: Path
-) -> None:
-    """Each picture's tensors have 3 MB: keeping those of 190 more would show as 500 MB."""
-    model = onnx.load_model_from_string(network)
-    for side, length in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], (96, 128), strict=True):
-        side.dim_value = length
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 16 * 48 * 64
-    onnx.save(model, tmp_path / "large.onnx")
-
-    def peak_kib(repeats: int) -> int:
-        command = [sys.executable, "-c", _PEAK, str(tmp_path / "large.onnx"), str(write_pictures(5)), str(repeats)]
-        return int(subprocess.run(command, check=True, capture_output=True, timeout=240, cwd=ROOT).stdout)
-
-    assert peak_kib(40) < peak_kib(2) + 8 * 1024
 
 
 @pytest.fixture(scope="module")
