@@ -46,10 +46,11 @@ from edgevision.manifest import Manifest
 from edgevision.results import Classification, Detections, SegmentationMap
 
 if TYPE_CHECKING:
-    from edgevision.cascade import Cascade
+    from edgevision.cascade import Cascade, load_classifier
     from edgevision.cropping import crop, smart_crop
     from edgevision.model import Model, load
     from edgevision.pipeline import run_pipeline
+    from edgevision.proposals import SelectiveSearch
     from edgevision.sinks import open_sink
     from edgevision.sources import open_source
 
@@ -59,8 +60,10 @@ __version__ = "0.1.0"
 _LAZY = {
     "Cascade": "cascade",
     "Model": "model",
+    "SelectiveSearch": "proposals",
     "crop": "cropping",
     "load": "model",
+    "load_classifier": "cascade",
     "open_sink": "sinks",
     "open_source": "sources",
     "run_pipeline": "pipeline",
@@ -86,6 +89,7 @@ __all__ = [
     "ModelError",
     "PlanError",
     "SegmentationMap",
+    "SelectiveSearch",
     "SessionError",
     "SinkError",
     "SourceError",
@@ -94,6 +98,7 @@ __all__ = [
     "__version__",
     "crop",
     "load",
+    "load_classifier",
     "open_sink",
     "open_source",
     "run_pipeline",

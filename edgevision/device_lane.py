@@ -75,6 +75,7 @@ class DeviceLane:
         timing_ms: duration of the last call's stages on the GPU: `preprocess` (upload included), `inference`,
             `postprocess` (the result's way to the host included).
         perturb: as of the CPU's lanes, but refused: the input never leaves the GPU.
+        device: the GPU that it runs on.
     """
 
     def __init__(
@@ -99,11 +100,12 @@ class DeviceLane:
             BundleError: the engine's tensors do not fit the manifest.
             DeviceError, SessionError: the GPU lacks the memory, or a call to its driver failed.
         """
-        self._device = engine.device
+        self._device = self.device = engine.device
         self._spec = manifest.preprocess_of(graph_name)
         self._batch = engine.batch
         self._open: list[_Closes] = []
         self._graph: Graph | None = None
+        self._last: tuple[Picture, int] | None = None  # the first picture of the last batch, and where it lies
         self._shape: tuple[int, int] | None = None  # what the last eager run, or the graph, was for
         self._state = state
         self.timing_ms: dict[str, float] = {}
@@ -184,6 +186,16 @@ class DeviceLane:
                 raise
         return results
 
+    def picture(self) -> DevicePicture | None:
+        """The last picture where it lies in the GPU's memory, until the next call; None before the first."""
+        if self._last is None:
+            return None
+        picture, address = self._last
+        if isinstance(picture, DevicePicture):
+            return picture
+        height, width = picture.shape[:2]
+        return DevicePicture(address, (width, height), "bgr", 3 * width, lambda: picture)
+
     def _run(self, pictures: Sequence[Picture]) -> list[Result]:
         stream, finish = self._stream, self._finish
         self._start.record(stream)
@@ -206,6 +218,7 @@ class DeviceLane:
         placements = []
         for i, picture in enumerate(pictures):
             if isinstance(picture, DevicePicture):
+                self._last = (picture, picture.address) if i == 0 else self._last
                 placements.append(
                     self._preprocess.place(
                         i,
@@ -221,6 +234,7 @@ class DeviceLane:
                 continue
             height, width = picture.shape[:2]
             address = self._sources.upload(i, picture, self._stream)
+            self._last = (picture, address) if i == 0 else self._last
             placements.append(self._preprocess.place(i, width, height, "bgr", 3 * width, address, self._stream))
         for i in range(len(pictures), self._batch[2]):
             self._preprocess.clear(i, self._stream)
@@ -267,7 +281,7 @@ class DeviceLane:
             for handle in self._open:  # the last one opened is closed first, whatever the others do
                 closing.callback(handle.close)
             closing.callback(self._drop_graph)
-            self._open = []
+            self._open, self._last = [], None
 
 
 class _Sources:
@@ -317,8 +331,7 @@ def check_input(engine: Engine, preprocess: Preprocess) -> TensorSpec:
     Raises:
         BundleError: it is not what the manifest says.
     """
-    width, height = preprocess.input_wh
-    sides = (3, height, width) if preprocess.layout == "nchw" else (height, width, 3)
+    sides = preprocess.input_shape
     got = [(spec.name, spec.shape[1:]) for spec in engine.inputs]
     wanted = (preprocess.input_name, sides)
     if got != [wanted] or engine.inputs[0].dtype not in ("float32", "float16", "uint8"):

@@ -50,6 +50,36 @@ class DevicePicture:
                 f"more, got address {self.address:#x}, pitch {self.pitch_bytes}"
             )
 
+    def part(self, x1: int, y1: int, x2: int, y2: int) -> DevicePicture:
+        """A part of the picture in the same memory, from column x1 and row y1 up to x2 and y2; nothing is copied.
+
+        Raises:
+            UsageError: it is empty or reaches over an edge, or x1 or y1 is odd in nv12, where pixels share colours.
+        """
+        wide, high = self.size_wh
+        nv12 = self.pixel_format == "nv12"
+        if not (0 <= x1 < x2 <= wide and 0 <= y1 < y2 <= high) or (nv12 and (x1 % 2 or y1 % 2)):
+            even = ", x1 and y1 even" if nv12 else ""
+            raise UsageError(
+                f"a part of a picture of {wide}x{high} pixels is x1 < x2 <= {wide}, y1 < y2 <= {high}{even}; "
+                f"got {x1}, {y1}, {x2}, {y2}"
+            )
+        chroma, chroma_pitch = None, self.chroma_pitch_bytes
+        if nv12:
+            chroma = self.address + self.pitch_bytes * high if self.chroma_address is None else self.chroma_address
+            chroma_pitch = self.pitch_bytes if chroma_pitch is None else chroma_pitch
+            chroma += y1 // 2 * chroma_pitch + x1
+        return DevicePicture(
+            self.address + y1 * self.pitch_bytes + x1 * (1 if nv12 else 3),
+            (x2 - x1, y2 - y1),
+            self.pixel_format,
+            self.pitch_bytes,
+            lambda: self.download()[y1:y2, x1:x2],
+            chroma,
+            chroma_pitch,
+            self,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:

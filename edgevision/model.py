@@ -16,7 +16,7 @@ from edgevision.backends.tensorrt_api import load_api
 from edgevision.bundle import Bundle
 from edgevision.cpu_lane import CpuRunner
 from edgevision.errors import DependencyError, DeviceError, UsageError
-from edgevision.frame import Frame
+from edgevision.frame import DevicePicture, Frame
 from edgevision.machine import cores
 from edgevision.manifest import PRECISIONS, Manifest
 from edgevision.postprocess import select
@@ -36,14 +36,24 @@ _KINDS = {
 
 
 class AnyLane(Protocol):
-    """One worker's way through a model: cpu_lane.Lane or device_lane.DeviceLane."""
+    """One worker's way through a model: cpu_lane.Lane or device_lane.DeviceLane.
+
+    Attributes:
+        timing_ms, perturb: see there.
+        device: the GPU (cuda.Device) that it runs on; None on a CPU.
+    """
 
     timing_ms: dict[str, float]
     perturb: Callable[[NDArray[Any]], NDArray[Any]] | None
 
+    @property
+    def device(self) -> object | None: ...
+
     def __call__(self, frame: Frame | NDArray[np.uint8]) -> Result: ...
 
-    def batch(self, frames: Sequence[Frame | NDArray[np.uint8]]) -> list[Result]: ...
+    def batch(self, frames: Sequence[Frame | NDArray[np.uint8] | DevicePicture]) -> list[Result]: ...
+
+    def picture(self) -> DevicePicture | None: ...
 
     def close(self) -> None: ...
 

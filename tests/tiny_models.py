@@ -115,22 +115,25 @@ def segmenter_bundle(
     return path
 
 
-def classifier_bundle(path: Path, *, localises: bool = False, labels: tuple[str, ...] = COLOURS) -> Path:
+def classifier_bundle(
+    path: Path, *, localises: bool = False, labels: tuple[str, ...] = COLOURS, batch: int | str = 1
+) -> Path:
     """Write a bundle that scores a whole picture as red, green and blue by its mean, and, where it localises, always
-    sees the object in the middle half of the input."""
+    sees the object in the middle half of the input. `batch` may be a name: any number of pictures."""
     width, height = 32, 24
     nodes = [
         helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
         helper.make_node("Flatten", ["mean"], ["scores"]),
     ]
-    outputs, constants = [value("scores", [1, 3])], {}
+    outputs, constants = [value("scores", [batch, 3])], {}
     if localises:
         quarter = np.array([[[width / 4, height / 4, width * 3 / 4, height * 3 / 4]]], np.float32)
         constants["middle"] = quarter
         nodes.append(helper.make_node("Identity", ["middle"], ["boxes"]))
         outputs.append(value("boxes", [1, 1, 4]))
-    graph = model_bytes(nodes, [value("image", [1, 3, height, width])], outputs, constants)
-    manifest = detector_manifest((width, height), task="classification", nms=None, labels=labels)
+    graph = model_bytes(nodes, [value("image", [batch, 3, height, width])], outputs, constants)
+    infos = {"model.onnx": GraphInfo("fp32", dynamic_batch=isinstance(batch, str))}
+    manifest = detector_manifest((width, height), task="classification", nms=None, labels=labels, graphs=infos)
     write_bundle(path, manifest, {"model.onnx": graph})
     return path
 

@@ -86,6 +86,39 @@ class OnnxRuntimeSession:
         self._results = {}
 
 
+class OpenBatchSession:
+    """A loaded graph that takes any number of pictures; results are new arrays.
+
+    Attributes:
+        input_name: of its one input.
+    """
+
+    def __init__(self, loaded: Any) -> None:
+        self._loaded = loaded
+        self.input_name: str = loaded.get_inputs()[0].name
+        self._names = [entry.name for entry in loaded.get_outputs()]
+
+    def run(self, pictures: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Infer a batch.
+
+        Raises:
+            SessionError: ONNX Runtime failed.
+        """
+        try:
+            return dict(zip(self._names, self._loaded.run(self._names, {self.input_name: pictures}), strict=True))
+        except Exception as error:
+            raise SessionError(f"ONNX Runtime failed: {_message(error)}") from error
+
+
+def open_batch_session(graph: bytes, *, threads: int = 1) -> OpenBatchSession:
+    """Load a graph whose batch is open (GraphInfo.dynamic_batch), for batches of changing length.
+
+    Raises:
+        SessionError: ONNX Runtime refuses the graph.
+    """
+    return OpenBatchSession(_load(graph, threads=threads, optimise=True, exact=False, batch=None))
+
+
 def open_session(
     graph: bytes, *, threads: int = 1, optimise: bool = True, exact: bool = False, batch: int = 1
 ) -> OnnxRuntimeSession:
@@ -103,25 +136,7 @@ def open_session(
     Raises:
         SessionError: ONNX Runtime refuses the graph, or an input has no fixed shape.
     """
-    ort = require("onnxruntime", "inference on the CPU")
-    check_graph(graph)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = _FATAL
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.add_free_dimension_override_by_name(BATCH, batch)  # before it optimises: as fast as a fixed graph
-    # Workers spin between the operators of one inference (asleep, two threads were no faster than one), and stop when
-    # it ends, so that they take nothing from what the cores do between frames.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.disable_quant_qdq", "1" if exact else "0")
-    options.add_session_config_entry("session.x64quantprecision", "1" if _int8_sums_saturate() else "0")
-    try:
-        loaded = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise SessionError(f"ONNX Runtime {ort.__version__} refuses the graph: {_message(error)}") from error
+    loaded = _load(graph, threads=threads, optimise=optimise, exact=exact, batch=batch)
     inputs = tuple(_spec(entry, "input") for entry in loaded.get_inputs())
     entries = loaded.get_outputs()
     if all(_fixed(entry.shape) for entry in entries):
@@ -133,6 +148,29 @@ def open_session(
         raise SessionError(f"ONNX Runtime failed: {_message(error)}") from error
     outputs = tuple(TensorSpec(e.name, v.shape, v.dtype.name) for e, v in zip(entries, values, strict=True))
     return OnnxRuntimeSession(loaded, inputs, outputs)
+
+
+def _load(graph: bytes, *, threads: int, optimise: bool, exact: bool, batch: int | None) -> Any:
+    ort = require("onnxruntime", "inference on the CPU")
+    check_graph(graph)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _FATAL
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    if batch is not None:
+        options.add_free_dimension_override_by_name(BATCH, batch)  # before it optimises: as fast as a fixed graph
+    # Workers spin between the operators of one inference (asleep, two threads were no faster than one), and stop when
+    # it ends, so that they take nothing from what the cores do between frames.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.disable_quant_qdq", "1" if exact else "0")
+    options.add_session_config_entry("session.x64quantprecision", "1" if _int8_sums_saturate() else "0")
+    try:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise SessionError(f"ONNX Runtime {ort.__version__} refuses the graph: {_message(error)}") from error
 
 
 @functools.cache

@@ -19,12 +19,19 @@ from edgevision.sinks import open_sink
 from edgevision.sources import open_sources
 from edgevision.sources.options import READERS, SourceOptions
 
+_SEARCH = "selective-search"
+_OF_A_DETECTOR = ("confidence", "iou", "classes", "max_detections", "precision")
+
 HELP = "run cameras, videos or pictures through a bundle"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument("bundle", metavar="BUNDLE", help="model.edge, written by: edgevision export")
+    parser.add_argument(
+        "bundle",
+        metavar="BUNDLE",
+        help=f"model.edge, written by: edgevision export; or {_SEARCH}: boxes without a model, for --classify",
+    )
     parser.add_argument(
         "source", metavar="SOURCE", nargs="+", help="cameras, videos, pictures; several run side by side"
     )
@@ -67,33 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run until the sources end, a limit is reached or Ctrl-C; then report."""
-    classes = [int(name) if name.isdecimal() else name for name in args.classes.split(",")] if args.classes else None
     if len(set(args.sink)) < len(args.sink):
         raise UsageError(f"each --sink is an output of its own, got one twice: {' '.join(args.sink)}")
     code, error = 0, None
     with ExitStack() as opened:
-        model = opened.enter_context(
-            edgevision.load(
-                args.bundle,
-                backend=args.backend,
-                device=args.device,
-                precision=args.precision,
-                graph=args.graph,
-                threads=1,
-                confidence=args.confidence,
-                iou=args.iou,
-                classes=classes,
-                max_detections=args.max_detections,
-                quiet=args.quiet,
-            )
-        )
-        runs: LaneModel = model
-        if args.classify is not None:
-            classifier = opened.enter_context(
-                edgevision.load(args.classify, backend=args.backend, device=args.device, threads=1, quiet=args.quiet)
-            )
-            runs = cascade = edgevision.Cascade(model, classifier)
-            opened.callback(cascade.close)
+        model, runs = _open_model(args, opened)
         sources = [
             opened.enter_context(source)
             for source in open_sources(
@@ -134,3 +119,40 @@ def run(args: argparse.Namespace) -> int:
     if error is not None:
         print(f"error: {error}", file=sys.stderr)
     return code
+
+
+def _open_model(args: argparse.Namespace, opened: ExitStack) -> tuple[edgevision.Model, LaneModel]:
+    """The model whose facts are reported, and what runs: itself, or a cascade."""
+    detector = None if args.bundle == _SEARCH else _open_detector(args, opened)
+    if args.classify is None:
+        if detector is None:
+            raise UsageError(f"{_SEARCH} finds boxes but no classes: give --classify BUNDLE")
+        return detector, detector
+    given = [name for name in _OF_A_DETECTOR if getattr(args, name) is not None]
+    if detector is None and given:
+        raise UsageError(f"--{given[0].replace('_', '-')} is for a detector: leave it out with {_SEARCH}")
+    classifier = opened.enter_context(
+        edgevision.load_classifier(args.classify, backend=args.backend, device=args.device, quiet=args.quiet)
+    )
+    cascade = edgevision.Cascade(detector or edgevision.SelectiveSearch(), classifier)
+    opened.callback(cascade.close)
+    return detector or classifier, cascade
+
+
+def _open_detector(args: argparse.Namespace, opened: ExitStack) -> edgevision.Model:
+    classes = [int(name) if name.isdecimal() else name for name in args.classes.split(",")] if args.classes else None
+    return opened.enter_context(
+        edgevision.load(
+            args.bundle,
+            backend=args.backend,
+            device=args.device,
+            precision=args.precision,
+            graph=args.graph,
+            threads=1,
+            confidence=args.confidence,
+            iou=args.iou,
+            classes=classes,
+            max_detections=args.max_detections,
+            quiet=args.quiet,
+        )
+    )

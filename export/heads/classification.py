@@ -13,12 +13,15 @@ import numpy as np
 import onnx
 
 from edgevision.errors import ModelError
-from edgevision.export.box_coding import BOX_FORMATS, append_box_format
+from edgevision.export.box_coding import BOX_FORMATS, append_box_format, append_offsets
 from edgevision.export.decode import Decode, mark_decode
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel, choice
 from edgevision.export.output_structure import class_activation
 
 _CANDIDATES = "torch (torchvision, timm), tf (TensorFlow), unit (Ultralytics)"
+# R-CNN's dx, dy, dw, dh (Girshick et al., arXiv:1311.2524, appendix C), the proposal being what the picture shows.
+_OFFSETS = "offsets"
+_FORMATS = (*BOX_FORMATS, _OFFSETS)
 
 
 class ClassificationHead:
@@ -28,7 +31,7 @@ class ClassificationHead:
     about = "classifiers: scores [1,C]; with localisation also a box [1,4]"
     options: Mapping[str, str] = {
         "activation": "softmax (the default for raw scores), sigmoid (several classes at once) or none",
-        "format": f"{', '.join(BOX_FORMATS)}: what the four numbers of the box are",
+        "format": f"{', '.join(_FORMATS)}: what the four numbers of the box are",
     }
 
     def recognise(self, model: SourceModel) -> Match | Refusal:
@@ -71,15 +74,21 @@ class ClassificationHead:
         outputs = {"scores": (tensor, float32)}
         facts: dict[str, object] = {"scores": scores, "activation": f"{activation} ({reason})"}
         if box is not None:
-            form = choice(model, self, "format", BOX_FORMATS)
+            form = choice(model, self, "format", _FORMATS)
             if form is None:
                 raise ModelError(
                     f"output {box!r} is a box, and the file does not say what its four numbers are: "
-                    f"give --head format= one of {', '.join(BOX_FORMATS)}"
+                    f"give --head format= one of {', '.join(_FORMATS)}"
                 )
             mark_decode(graph, [box])
             corners = decode.op("Reshape", box, decode.constant("boxes/one", np.array([-1, 1, 4])), stem="boxes/row")
-            outputs["boxes"] = (append_box_format(decode, corners, form[0], model.image.wh), float32)
+            if form[0] == _OFFSETS:
+                width, height = model.image.wh
+                whole = np.array([[width / 2, height / 2, width, height]])
+                corners = append_offsets(decode, corners, whole, (1.0,) * 4)
+            else:
+                corners = append_box_format(decode, corners, form[0], model.image.wh)
+            outputs["boxes"] = (corners, float32)
             facts["box"] = f"{form[0]} ({form[1]})"
         decode.finish(outputs)
         noted = model.metadata.ultralytics

@@ -153,3 +153,16 @@ def test_a_classifier_that_localises_must_say_how() -> None:
     image = picture_tensor(model)
     raw, got = run(model, image)["box"][0], run(prepared.graph.serialize(), image)
     np.testing.assert_allclose(got["boxes"][0, 0], np.array(corners(raw)) * [96, 64, 96, 64], rtol=1e-4)
+
+
+def test_a_classifier_may_move_the_box_as_r_cnn_does() -> None:
+    """centre + d * size, size * exp(d), in the picture that it is shown."""
+    model = classifier("Softmax", box=True)
+    config = ExportConfig(precision="fp32", head={"format": "offsets"}, **PIXELS)
+    prepared = prepare(model.SerializeToString(), config)
+    image = picture_tensor(model)
+    dx, dy, dw, dh = run(model, image)["box"][0].astype(float)
+    got = run(prepared.graph.serialize(), image)["boxes"]
+    expected = corners(np.array([48 + dx * 96, 32 + dy * 64, 96 * np.exp(dw), 64 * np.exp(dh)]))
+    assert got.shape == (1, 1, 4)
+    np.testing.assert_allclose(got[0, 0], expected, rtol=1e-4)
