@@ -39,6 +39,7 @@ def main() -> int:
         ("synthetic_camera",),
         ("preprocess_and_nms",),
         ("int8_speed", "--at-least", "2", *map(str, single_shot)),
+        ("decode_cost",),
         ("calibration_cost", *map(str, calibration)),
         ("video_pipeline",),
         ("video_pipeline", "--bundle", str(detector)),

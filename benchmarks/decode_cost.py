@@ -44,7 +44,7 @@ def real_detectors() -> list[Detector]:
     """Trained files of other families, where they are there."""
     files: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("ssd_mobilenet_v1_coco_raw", "ssd", {"priors": str(_MODELS / "ssd_mobilenet_v1_coco_anchors.npy")}),
-        ("yolox_nano", "yolox", {"head": {"legacy": "yes"}}),
+        ("yolox_nano", "yolox", {"preprocess": "torch"}),
         ("nanodet_m_416", "nanodet", {}),
         ("yolo_fastest_xl_320", "yolov3", {"head": {"anchors": _FASTEST_ANCHORS}}),
         ("yunet_n_640", "yunet", {}),

@@ -20,11 +20,14 @@ TASKS = ("detection", "instance", "keypoints", "semantic", "classification")
 BOX_TASKS = TASKS[:3]
 SUPPRESSION = ("greedy", "none")
 PRECISIONS = ("fp32", "fp16", "int8")
+COLORS = ("rgb", "bgr", "gray")
+LARGEST_SIDE = 16384
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a BGR uint8 picture becomes the network input: resize, colour order, (x - mean) / std, layout, type.
+    """How a BGR uint8 picture becomes the network input: grey or not, resize, colour order, (x - mean) / std, layout,
+    type.
 
     Attributes:
         input_name: name of the graph's input.
@@ -33,8 +36,9 @@ class Preprocess:
         dtype: `float32` or `uint8` (then mean and std must be 0 and 1: the graph normalises).
         resize: one of geometry.RESIZE_MODES.
         pad_value: grey level 0..255 around a letterboxed picture, before normalisation.
-        color: `rgb` or `bgr`: the channel order the network expects.
-        mean, std: three numbers in 0..255 units, in the network's channel order.
+        color: `rgb` or `bgr`: the channel order the network expects; or `gray`: one channel, made of the picture as
+            `cv2.COLOR_BGR2GRAY` does, before it is resized.
+        mean, std: a number for each channel in 0..255 units, in the network's channel order.
     """
 
     input_name: str
@@ -44,26 +48,42 @@ class Preprocess:
     resize: str = "stretch"
     pad_value: float = 114.0
     color: str = "rgb"
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         for name, allowed in (
             ("layout", ("nchw", "nhwc")),
             ("dtype", ("float32", "uint8")),
             ("resize", RESIZE_MODES),
-            ("color", ("rgb", "bgr")),
+            ("color", COLORS),
         ):
             if getattr(self, name) not in allowed:
                 raise BundleError(f"preprocess.{name} is one of {allowed}, got {getattr(self, name)!r}")
-        if not all(0 < side <= 16384 for side in self.input_wh):
-            raise BundleError(f"preprocess.input_wh has sides in 1..16384, got {self.input_wh}")
+        if not all(0 < side <= LARGEST_SIDE for side in self.input_wh):
+            raise BundleError(f"preprocess.input_wh has sides in 1..{LARGEST_SIDE}, got {self.input_wh}")
+        if {len(self.mean), len(self.std)} != {self.channels}:
+            raise BundleError(
+                f"preprocess mean and std have {self.channels} number(s) where color is {self.color}, "
+                f"got {self.mean}, {self.std}"
+            )
         if not all(math.isfinite(v) for v in (*self.mean, *self.std)) or 0.0 in self.std:
             raise BundleError(f"preprocess mean and std are finite and std is not zero, got {self.mean}, {self.std}")
         if not 0 <= self.pad_value <= 255:
             raise BundleError(f"preprocess.pad_value is a grey level in 0..255, got {self.pad_value}")
-        if self.dtype == "uint8" and (self.mean, self.std) != ((0.0,) * 3, (1.0,) * 3):
+        if self.dtype == "uint8" and (set(self.mean), set(self.std)) != ({0.0}, {1.0}):
             raise BundleError("a uint8 input takes raw pixels: preprocess mean must be 0 and std 1")
+
+    @property
+    def channels(self) -> int:
+        """Of the input."""
+        return 1 if self.color == "gray" else 3
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """One picture's part of the input: (channels, h, w) or (h, w, channels)."""
+        width, height = self.input_wh
+        return (self.channels, height, width) if self.layout == "nchw" else (height, width, self.channels)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from edgevision.calibration.tensorrt_cache import read_cache_file
 from edgevision.errors import UsageError
 from edgevision.export.recipes import Recipe, Triple, parse_recipe
 from edgevision.geometry import RESIZE_MODES
-from edgevision.manifest import PRECISIONS
+from edgevision.manifest import COLORS, LARGEST_SIDE, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ExportConfig:
             for `color` where it says one.
         resize: one of geometry.RESIZE_MODES.
         pad_value: grey level around a letterboxed picture, 0..255.
-        color: `rgb` or `bgr`.
+        color: one of manifest.COLORS.
         mean, std: per channel in the network's order, 0..255 units.
         nms_iou, confidence: defaults written into the bundle.
         calibration_images: folder or glob of pictures like those the model will see.
@@ -69,7 +69,7 @@ class ExportConfig:
         for name, allowed in (
             ("precision", (None, *PRECISIONS)),
             ("resize", (None, *RESIZE_MODES)),
-            ("color", (None, "rgb", "bgr")),
+            ("color", (None, *COLORS)),
             ("calibration_method", METHODS),
         ):
             if getattr(self, name) not in allowed:
@@ -83,8 +83,8 @@ class ExportConfig:
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
                 raise UsageError(f"{name} is in 0..1, got {value}")
-        if self.input_wh is not None and not all(0 < side <= 16384 for side in self.input_wh):
-            raise UsageError(f"input_wh has sides in 1..16384, got {self.input_wh}")
+        if self.input_wh is not None and not all(0 < side <= LARGEST_SIDE for side in self.input_wh):
+            raise UsageError(f"input_wh has sides in 1..{LARGEST_SIDE}, got {self.input_wh}")
         if self.calibration_limit < 1:
             raise UsageError(f"calibration_limit is at least 1, got {self.calibration_limit}")
         stated = self.ranges is not None and read_cache_file(self.ranges) is not None

@@ -88,6 +88,8 @@ def find_pixels(graph: Graph, sites: dict[str, CpuSite], preprocess: Preprocess)
     """
     if preprocess.dtype == "uint8":
         return "the input is uint8 as it is"
+    if preprocess.color == "gray":
+        return "the input stays float: pixels become grey in front of the graph"
     tensor = preprocess.input_name
     reader = _only_reader(graph, tensor)
     if preprocess.layout == "nhwc" and reader is not None and reader.op_type == "Transpose":

@@ -13,7 +13,7 @@ from edgevision.cli.output import finish, table
 from edgevision.errors import UsageError
 from edgevision.files import atomic_path
 from edgevision.geometry import RESIZE_MODES
-from edgevision.manifest import PRECISIONS
+from edgevision.manifest import COLORS, PRECISIONS
 from edgevision.optional import require
 
 HELP = "turn a trained ONNX model into a bundle: recognise it, calibrate, quantise, verify"
@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     calibration.add_argument(
         "--calibration-images", metavar="DIR_OR_GLOB", help="30 to 500 pictures like those the camera will see"
     )
-    calibration.add_argument("--calibration-method", choices=("mse", "percentile", "entropy", "minmax"), default="mse")
+    methods = ("mse", "percentile", "entropy", "minmax", "auto")
+    calibration.add_argument("--calibration-method", choices=methods, default="mse", help="see docs/calibration.md")
     calibration.add_argument("--calibration-limit", metavar="N", type=int, default=512, help="pictures used at most")
     calibration.add_argument(
         "--ranges",
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pixels.add_argument("--resize", choices=RESIZE_MODES)
     pixels.add_argument("--pad-value", metavar="GREY", type=_grey, help="around a letterboxed picture, 0..255")
-    pixels.add_argument("--color", choices=("rgb", "bgr"))
+    pixels.add_argument("--color", choices=COLORS, help="gray is found by itself: an input of one channel")
     pixels.add_argument("--mean", metavar="M[,M,M]", type=_triple, help="subtracted, in 0..255 units")
     pixels.add_argument("--std", metavar="S[,S,S]", type=_triple, help="divided by, in 0..255 units")
     gate = parser.add_argument_group("accuracy gate (int8)")
@@ -137,6 +138,8 @@ def _write_cache(bundle: str, method: str, file: str, version: str) -> None:
 
 
 def _text(report: Mapping[str, Any]) -> str:
+    from edgevision.calibration.saturation import summary
+
     steps = {step["name"]: step for step in report["steps"]}
     lines = [f"{report['family']} ({report['task']}), {report['precision']}"]
     decisions = steps["normalise"]["facts"]
@@ -146,6 +149,7 @@ def _text(report: Mapping[str, Any]) -> str:
     if report["precision"] == "int8":
         total = report["layers_int8"] + report["layers_float"]
         lines.append(f"  {report['layers_int8']} of {total} convolutions and matrix products in INT8")
+        lines += [f"  {sentence}" for sentence in summary(steps["calibrate"]["facts"]["saturation"])]
     verified = {name: facts for name, facts in steps["verify"]["facts"].items() if isinstance(facts, dict)}
     if verified:
         columns = sorted({key for facts in verified.values() for key in facts})

@@ -3,7 +3,8 @@
 The picture is resized into a kept uint8 buffer; a uint8 value has only 256 normalised values, so `(x - mean) / std`
 is a table looked up straight into the padded tensor. Where the network takes BGR levels in rows, the resize itself
 writes into that. OpenCV's INTER_LINEAR is the definition of the resize, in
-both directions: it is what the training pipelines of the supported families use.
+both directions: it is what the training pipelines of the supported families use. A network of one channel gets the
+picture turned grey (BT.601, OpenCV's COLOR_BGR2GRAY) before the resize, as those pipelines read it from the file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Preprocessor:
 
     Attributes:
         spec: what it does.
-        shape: of one input tensor, (1, 3, h, w) or (1, h, w, 3).
+        shape: of one input tensor, (1, channels, h, w) or (1, h, w, channels).
         dtype: float32 or uint8.
     """
 
@@ -34,20 +35,20 @@ class Preprocessor:
         self._cv2: Any = require("cv2", "preprocessing pictures")
         self.spec = spec
         width, height = spec.input_wh
-        self.shape = (1, 3, height, width) if spec.layout == "nchw" else (1, height, width, 3)
+        self.shape = (1, *spec.input_shape)
         self.dtype: np.dtype[Any] = np.dtype(spec.dtype)
         # Flat, so that every content size (never larger than the input) is a view of them.
         self._small = np.empty(height * width * 3, np.uint8)
         self._spare = np.empty(height * width * 3, np.uint8)
         mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
-        # Normalised value of every level, (256, 1, 3) in the network's channel order, and each channel's by itself.
+        # Normalised value of every level, (256, 1, channels) in the network's order, and each channel's by itself.
         self._table = (np.arange(256, dtype=np.float32)[:, None, None] - mean) / std
-        self._tables = [self._table[:, 0, channel].copy() for channel in range(3)]
+        self._tables = [self._table[:, 0, channel].copy() for channel in range(spec.channels)]
         # Where each of the picture's channels B, G, R goes.
         self._order = (2, 1, 0) if spec.color == "rgb" else (0, 1, 2)
         self._pad = (np.float32(spec.pad_value) - mean) / std
         if spec.dtype == "uint8":
-            self._pad = np.full(3, round(spec.pad_value), np.uint8)
+            self._pad = np.full(spec.channels, round(spec.pad_value), np.uint8)
         self._target: _Target | None = None
 
     def __call__(self, image: NDArray[np.uint8], out: NDArray[Any]) -> Placement:
@@ -55,8 +56,8 @@ class Preprocessor:
 
         Args:
             image: (h, w, 3) uint8, BGR.
-            out: (3, h, w) or (h, w, 3) of `dtype`, C-contiguous: one picture's slice of an input tensor. The padding
-                is written when `out` or the placement changes, so do not touch it between calls.
+            out: (channels, h, w) or (h, w, channels) of `dtype`, C-contiguous: one picture's slice of an input tensor.
+                The padding is written when `out` or the placement changes, so do not touch it between calls.
 
         Raises:
             UsageError: `image` is not a BGR picture, or `out` does not fit.
@@ -66,12 +67,16 @@ class Preprocessor:
         target = self._target
         if target is None or target.out is not out or target.placement.source_wh != source_wh:
             target = self._target = self._prepare(source_wh, out)
+        if target.grey is not None:
+            image = self._cv2.cvtColor(image, self._cv2.COLOR_BGR2GRAY, dst=target.grey)
         small = image
         if target.placement.content_wh != source_wh:
             small = self._cv2.resize(
                 image, target.placement.content_wh, dst=target.small, interpolation=self._cv2.INTER_LINEAR
             )
-        if self.spec.layout == "nchw":
+        if target.grey is not None:
+            self._write_grey(small, target)
+        elif self.spec.layout == "nchw":
             self._write_planes(small, target)
         else:
             self._write_pixels(small, target)
@@ -89,6 +94,10 @@ class Preprocessor:
         if (cw, ch) != self.spec.input_wh:
             pixels[...] = self._pad
         content = pixels[oy : oy + ch, ox : ox + cw]
+        if self.spec.channels == 1:
+            grey = np.empty(source_wh[::-1], np.uint8)
+            small = content[:, :, 0] if self.dtype == np.uint8 else self._small[: ch * cw].reshape(ch, cw)
+            return _Target(out, placement, content, small, small, grey)
         direct = (self.spec.layout, self.spec.dtype, self.spec.color) == ("nhwc", "uint8", "bgr")
         return _Target(
             out=out,
@@ -106,6 +115,12 @@ class Preprocessor:
                 view[...] = plane
             else:
                 self._cv2.LUT(plane, self._tables[channel], dst=view)
+
+    def _write_grey(self, small: NDArray[np.uint8], target: _Target) -> None:
+        if self.dtype != np.uint8:
+            self._cv2.LUT(small, self._tables[0], dst=target.content[:, :, 0])
+        elif small is not target.small:
+            target.content[:, :, 0] = small
 
     def _write_pixels(self, small: NDArray[np.uint8], target: _Target) -> None:
         levels = self.dtype == np.uint8
@@ -125,9 +140,11 @@ class _Target:
     Attributes:
         out: the caller's array.
         placement: of the picture in it.
-        content: (content h, content w, 3) view of `out` without the padding, in the network's channel order.
-        small: what the picture is resized into, a uint8 buffer of that shape, or `content` itself.
+        content: (content h, content w, channels) view of `out` without the padding, in the network's channel order.
+        small: what the picture is resized into, a uint8 buffer of that shape (without an axis for a single channel), or
+            `content` itself.
         spare: another such buffer.
+        grey: of the picture's size, where the network has one channel.
     """
 
     out: NDArray[Any]
@@ -135,3 +152,4 @@ class _Target:
     content: NDArray[Any]
     small: NDArray[np.uint8]
     spare: NDArray[np.uint8]
+    grey: NDArray[np.uint8] | None = None

@@ -35,7 +35,7 @@ class CudaPreprocessor:
 
     Attributes:
         spec: what it does.
-        shape: of the input tensor, (batch, 3, h, w) or (batch, h, w, 3).
+        shape: of the input tensor, (batch, channels, h, w) or (batch, h, w, channels).
         dtype: of the input tensor.
         pictures_address: the batch's records (picture.PICTURE) in device memory, for the kernels after the network.
     """
@@ -62,9 +62,11 @@ class CudaPreprocessor:
             raise UsageError(f"a batch has 1 to 65535 pictures, got {batch}")
         self.spec = spec
         width, height = spec.input_wh
-        self.shape = (batch, 3, height, width) if spec.layout == "nchw" else (batch, height, width, 3)
+        self.shape = (batch, *spec.input_shape)
         self._device = device
-        self._kernel = module.kernel(f"preprocess_{spec.layout}_{self.dtype.itemsize}", "PPPiii")
+        # One channel lies in memory alike in either layout.
+        form = "gray" if spec.color == "gray" else spec.layout
+        self._kernel = module.kernel(f"preprocess_{form}_{self.dtype.itemsize}", "PPPiii")
         self._grid = (-(-width // _TILE_WH[0]), -(-height // _TILE_WH[1]), batch)
         self._slots: list[_Slot | None] = [None] * batch
         self._filled: set[int] = set()
@@ -190,7 +192,7 @@ def value_table(spec: Preprocess, dtype: np.dtype[Any]) -> NDArray[Any]:
     """What the network is given for every level of every channel, then for the padding of every channel.
 
     Returns:
-        (3 * 256 + 3,) of `dtype`, channels in the network's order.
+        (channels * 256 + channels,) of `dtype`, channels in the network's order.
     """
     mean, std = np.array(spec.mean, np.float32)[:, None], np.array(spec.std, np.float32)[:, None]
     levels = (np.arange(256, dtype=np.float32) - mean) / std

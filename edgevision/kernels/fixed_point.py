@@ -1,8 +1,9 @@
-"""The whole-number arithmetic of preprocess.cu, in numpy: bilinear taps, resize, NV12 to BGR.
+"""The whole-number arithmetic of preprocess.cu, in numpy: bilinear taps, resize, NV12 to BGR, BGR to grey.
 
-It is OpenCV's own for bytes (`cv2.resize` with INTER_LINEAR, `cv2.COLOR_YUV2BGR_NV12`), found out by comparing every
-bit: weights in 1/2048, rounded to even; the sums of a row keep 7 fractional bits when the rows are mixed; chroma is
-taken from the sample that four luma samples share; BT.601 in limited range with coefficients in 1/2^20.
+It is OpenCV's own for bytes (`cv2.resize` with INTER_LINEAR, `cv2.COLOR_YUV2BGR_NV12`, `cv2.COLOR_BGR2GRAY`), found out
+by comparing every bit: weights in 1/2048, rounded to even; the sums of a row keep 7 fractional bits when the rows are
+mixed; chroma is taken from the sample that four luma samples share; BT.601 in limited range with coefficients in
+1/2^20; grey with BT.601's luma weights in 1/2^15.
 """
 
 from __future__ import annotations
@@ -93,3 +94,9 @@ def bgr_from_nv12(luma: NDArray[np.uint8], chroma: NDArray[np.uint8]) -> NDArray
     level = np.maximum(luma.astype(np.int64) - 16, 0) * 1220542 + (1 << 19)
     levels = np.stack([level + 2116026 * u, level - 852492 * v - 409993 * u, level + 1673527 * v], axis=2) >> 20
     return levels.clip(0, 255).astype(np.uint8)
+
+
+def grey_from_bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(h, w, 1) uint8 from (h, w, 3) uint8 BGR."""
+    total = image.astype(np.int64) @ np.array([3735, 19235, 9798]) + (1 << 14)
+    return (total >> 15).astype(np.uint8)[:, :, None]

@@ -1,4 +1,4 @@
-// Pictures become the network's input in one pass: resize, colour order, normalise, layout, cast, padding.
+// Pictures become the network's input in one pass: grey, resize, colour order, normalise, layout, cast, padding.
 //
 // Whole numbers only, so every device and the numpy twin (fixed_point.py) agree bit for bit. The resize is OpenCV's
 // INTER_LINEAR on bytes: weights in 1/2048, worked out on the host into taps. A level of 0..255 then selects its
@@ -16,9 +16,15 @@ constexpr int LEVELS = 256;
 
 typedef unsigned long long Word;
 
+// A grey one is its green alone: nothing is computed for the others.
 struct Pixel {
     int blue, green, red;
 };
+
+// BT.601's luma in 1/2^15, as OpenCV's COLOR_BGR2GRAY has it.
+__device__ __forceinline__ Pixel grey(const Pixel& pixel) {
+    return {0, (pixel.blue * 3735 + pixel.green * 19235 + pixel.red * 9798 + (1 << 14)) >> 15, 0};
+}
 
 // Two cells to mix, see fixed_point.taps: bits 0-14 the first, bit 15 how far on the second is, bits 16-27 its weight.
 struct Tap {
@@ -71,14 +77,26 @@ __device__ __forceinline__ Word last_bytes(const unsigned char* bytes, const uns
     return result;
 }
 
-__device__ __forceinline__ Pixel mixed(Word bytes, int weight) {
-    const unsigned first = unsigned(bytes), second = unsigned(bytes >> 24);
-    return {mix(first & 255, second & 255, weight), mix(first >> 8 & 255, second >> 8 & 255, weight),
-            mix(first >> 16 & 255, second >> 16 & 255, weight)};
+__device__ __forceinline__ Pixel mixed(const Pixel& first, const Pixel& second, int weight) {
+    return {mix(first.blue, second.blue, weight), mix(first.green, second.green, weight),
+            mix(first.red, second.red, weight)};
+}
+
+__device__ __forceinline__ Pixel unpacked(unsigned bytes) {
+    return {int(bytes & 255), int(bytes >> 8 & 255), int(bytes >> 16 & 255)};
+}
+
+// `reversed`: the bytes are red, green, blue; it matters to grey pixels only, the order of others is changed last.
+template <bool GREY>
+__device__ __forceinline__ Pixel mixed(Word bytes, int weight, bool reversed) {
+    const Pixel first = unpacked(unsigned(bytes)), second = unpacked(unsigned(bytes >> 24));
+    if (!GREY) return mixed(first, second, weight);
+    if (!reversed) return mixed(grey(first), grey(second), weight);
+    return mixed(grey({first.red, first.green, first.blue}), grey({second.red, second.green, second.blue}), weight);
 }
 
 // The pixels at column `x` and rows `y`, `y` ascending. All loads come first: their latencies overlap.
-template <int COUNT>
+template <bool GREY, int COUNT>
 __device__ __forceinline__ void sample_bgr(const Picture& picture, const Tap& x, const Tap (&y)[COUNT], Pixel (&out)[COUNT]) {
     const unsigned char* end = row_of(picture.address, picture.height - 1, picture.pitch_bytes) + 3 * picture.width;
     const unsigned char *upper[COUNT], *lower[COUNT];
@@ -96,7 +114,11 @@ __device__ __forceinline__ void sample_bgr(const Picture& picture, const Tap& x,
         for (int i = 0; i < COUNT; ++i) above[i] = last_bytes(upper[i], end), below[i] = last_bytes(lower[i], end);
     }
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) out[i] = between(mixed(above[i], x.weight), mixed(below[i], x.weight), y[i].weight);
+    for (int i = 0; i < COUNT; ++i) {
+        const bool reversed = picture.format == RGB;
+        const Pixel lines[2] = {mixed<GREY>(above[i], x.weight, reversed), mixed<GREY>(below[i], x.weight, reversed)};
+        out[i] = between(lines[0], lines[1], y[i].weight);
+    }
 }
 
 // ---- NV12
@@ -113,23 +135,26 @@ __device__ __forceinline__ Pixel pixel_nv12(const Picture& picture, int x, int y
             clamped((luma + 1673527 * v) >> 20)};
 }
 
-__device__ __forceinline__ Pixel mixed(const Pixel& first, const Pixel& second, int weight) {
-    return {mix(first.blue, second.blue, weight), mix(first.green, second.green, weight),
-            mix(first.red, second.red, weight)};
+// Grey is made of the blue, green and red that every other reader of the picture sees, not of the luma sample.
+template <bool GREY>
+__device__ __forceinline__ Pixel cell_nv12(const Picture& picture, int x, int y) {
+    const Pixel pixel = pixel_nv12(picture, x, y);
+    return GREY ? grey(pixel) : pixel;
 }
 
+template <bool GREY>
 __device__ __forceinline__ Pixel row_nv12(const Picture& picture, const Tap& x, int y) {
-    const Pixel first = pixel_nv12(picture, x.first, y);
-    return mixed(first, x.step ? pixel_nv12(picture, x.first + 1, y) : first, x.weight);
+    const Pixel first = cell_nv12<GREY>(picture, x.first, y);
+    return mixed(first, x.step ? cell_nv12<GREY>(picture, x.first + 1, y) : first, x.weight);
 }
 
-template <int COUNT>
+template <bool GREY, int COUNT>
 __device__ __forceinline__ void sample_nv12(const Picture& picture, const Tap& x, const Tap (&y)[COUNT], Pixel (&out)[COUNT]) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-        const Pixel upper = row_nv12(picture, x, y[i].first);
+        const Pixel upper = row_nv12<GREY>(picture, x, y[i].first);
         // Whole reductions convert one pixel of the four.
-        out[i] = between(upper, y[i].step ? row_nv12(picture, x, y[i].first + 1) : upper, y[i].weight);
+        out[i] = between(upper, y[i].step ? row_nv12<GREY>(picture, x, y[i].first + 1) : upper, y[i].weight);
     }
 }
 
@@ -137,8 +162,9 @@ __device__ __forceinline__ void sample_nv12(const Picture& picture, const Tap& x
 
 __device__ __forceinline__ bool within(int value, int limit) { return unsigned(value) < unsigned(limit); }
 
-// Writes the levels of the tile's content. PLANAR: [channel][line][column], else [line][column][channel].
-template <bool PLANAR>
+// Writes the levels of the tile's content. PLANAR: [channel][line][column], else [line][column][channel]; CHANNELS is 1
+// for grey, else 3.
+template <bool PLANAR, int CHANNELS>
 __device__ __forceinline__ void fill(const Picture& picture, int left, int top, bool reversed, unsigned char* levels) {
     constexpr int AT_ONCE = 2;
     const int column = threadIdx.x % TILE_W, x = left + column - picture.offset_x;
@@ -153,15 +179,19 @@ __device__ __forceinline__ void fill(const Picture& picture, int left, int top, 
         const Tap y_taps[AT_ONCE] = {Tap(__ldg(rows + max(y, 0))), Tap(__ldg(rows + min(y + LINES, last)))};
         Pixel pixels[AT_ONCE];
         if (picture.format == NV12) {
-            sample_nv12(picture, x_tap, y_taps, pixels);
+            sample_nv12<CHANNELS == 1>(picture, x_tap, y_taps, pixels);
         } else {
-            sample_bgr(picture, x_tap, y_taps, pixels);
+            sample_bgr<CHANNELS == 1>(picture, x_tap, y_taps, pixels);
         }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
             if (!within(y + i * LINES, picture.content_h)) continue;
             constexpr int NEXT = PLANAR ? TILE_H * TILE_W : 1;
-            unsigned char* first = levels + ((line + i * LINES) * TILE_W + column) * (PLANAR ? 1 : 3);
+            unsigned char* first = levels + ((line + i * LINES) * TILE_W + column) * (PLANAR ? 1 : CHANNELS);
+            if (CHANNELS == 1) {
+                first[0] = pixels[i].green;
+                continue;
+            }
             first[0] = reversed ? pixels[i].red : pixels[i].blue;
             first[NEXT] = pixels[i].green;
             first[2 * NEXT] = reversed ? pixels[i].blue : pixels[i].red;
@@ -180,9 +210,9 @@ union Result {
     T values[16 / sizeof(T)];
 };
 
-// T: an unsigned type of the size of an output element. `table`: 3 x 256 values, then 3 of padding, in the network's
-// order of channels; `rgb`: that order.
-template <class T, bool PLANAR>
+// T: an unsigned type of the size of an output element. `table`: 256 values for each channel, then its padding for each,
+// in the network's order of channels; `rgb`: that order.
+template <class T, bool PLANAR, int CHANNELS = 3>
 __device__ __forceinline__ void preprocess(const Picture* pictures, const T* table, T* out, int width, int height,
                                            int rgb, T* normalised, uint4* tile) {
     const Picture picture = pictures[blockIdx.z];
@@ -191,17 +221,20 @@ __device__ __forceinline__ void preprocess(const Picture* pictures, const T* tab
     if (content_left < TILE_W && content_left + picture.content_w > 0 && content_top < TILE_H &&
         content_top + picture.content_h > 0) {  // the whole block alike: some tiles are padding only
         if (sizeof(T) > 1)
-            for (int i = threadIdx.x; i < 3 * LEVELS; i += THREADS) normalised[i] = __ldg(table + i);
+            for (int i = threadIdx.x; i < CHANNELS * LEVELS; i += THREADS) normalised[i] = __ldg(table + i);
         const bool reversed = (picture.format == RGB) != (rgb != 0);
-        fill<PLANAR>(picture, left, top, reversed, reinterpret_cast<unsigned char*>(tile));
+        fill<PLANAR, CHANNELS>(picture, left, top, reversed, reinterpret_cast<unsigned char*>(tile));
         __syncthreads();
     }
-    const T padding[3] = {__ldg(table + 3 * LEVELS), __ldg(table + 3 * LEVELS + 1), __ldg(table + 3 * LEVELS + 2)};
+    T padding[CHANNELS];
+#pragma unroll
+    for (int i = 0; i < CHANNELS; ++i) padding[i] = __ldg(table + CHANNELS * LEVELS + i);
 
-    constexpr int GROUP = 16 / sizeof(T);               // elements in 16 bytes
-    constexpr int SEGMENT = (PLANAR ? 1 : 3) * TILE_W;  // elements in a line of the tile, or of one plane's
-    constexpr int GROUPS = 3 * TILE_H * TILE_W / GROUP;
-    const int row_elements = (PLANAR ? 1 : 3) * width, first_element = (PLANAR ? 1 : 3) * left;
+    constexpr int GROUP = 16 / sizeof(T);          // elements in 16 bytes
+    constexpr int STEP = PLANAR ? 1 : CHANNELS;    // elements from one pixel to the next
+    constexpr int SEGMENT = STEP * TILE_W;         // elements in a line of the tile, or of one plane's
+    constexpr int GROUPS = CHANNELS * TILE_H * TILE_W / GROUP;
+    const int row_elements = STEP * width, first_element = STEP * left;
     const bool aligned = row_elements % GROUP == 0 && reinterpret_cast<size_t>(out) % 16 == 0;
 #pragma unroll 1
     for (int group = threadIdx.x; group < GROUPS; group += THREADS) {
@@ -214,14 +247,14 @@ __device__ __forceinline__ void preprocess(const Picture* pictures, const T* tab
         Result<T> result;
 #pragma unroll
         for (int i = 0; i < GROUP; ++i) {
-            const int element = start + i, channel = PLANAR ? plane : element % 3;
-            const int x = left + (PLANAR ? element : element / 3) - picture.offset_x;
+            const int element = start + i, channel = PLANAR ? plane : element % STEP;
+            const int x = left + element / STEP - picture.offset_x;
             const int own = channel * LEVELS + levels.values[i];
             const T value = sizeof(T) == 1 ? T(levels.values[i]) : normalised[own];
-            const T outside = channel == 0 ? padding[0] : channel == 1 ? padding[1] : padding[2];
+            const T outside = CHANNELS == 1 || channel == 0 ? padding[0] : padding[channel == 1 ? 1 : CHANNELS - 1];
             result.values[i] = filled && within(x, picture.content_w) ? value : outside;
         }
-        const size_t row = (size_t(blockIdx.z) * (PLANAR ? 3 : 1) + plane) * height + top + line;
+        const size_t row = (size_t(blockIdx.z) * (CHANNELS / STEP) + plane) * height + top + line;
         T* target = out + row * row_elements + first_element + start;
         if (aligned && count == GROUP) {
             *reinterpret_cast<uint4*>(target) = result.whole;
@@ -275,4 +308,25 @@ extern "C" __global__ void __launch_bounds__(256, 4) preprocess_nhwc_1(
     __shared__ unsigned char normalised[1];
     __shared__ uint4 tile[192];
     preprocessing::preprocess<unsigned char, false>(pictures, table, out, width, height, rgb, normalised, tile);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 5) preprocess_gray_4(
+    const Picture* pictures, const unsigned* table, unsigned* out, int width, int height, int rgb) {
+    __shared__ unsigned normalised[256];
+    __shared__ uint4 tile[64];
+    preprocessing::preprocess<unsigned, true, 1>(pictures, table, out, width, height, rgb, normalised, tile);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 5) preprocess_gray_2(
+    const Picture* pictures, const unsigned short* table, unsigned short* out, int width, int height, int rgb) {
+    __shared__ unsigned short normalised[256];
+    __shared__ uint4 tile[64];
+    preprocessing::preprocess<unsigned short, true, 1>(pictures, table, out, width, height, rgb, normalised, tile);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 5) preprocess_gray_1(
+    const Picture* pictures, const unsigned char* table, unsigned char* out, int width, int height, int rgb) {
+    __shared__ unsigned char normalised[1];
+    __shared__ uint4 tile[64];
+    preprocessing::preprocess<unsigned char, true, 1>(pictures, table, out, width, height, rgb, normalised, tile);
 }

@@ -23,12 +23,14 @@ class ImageInput:
         wh: width and height, pixels.
         layout: `nchw` or `nhwc`.
         dtype: `float32` or `uint8`.
+        channels: 3, or 1 for grey pictures.
     """
 
     name: str
     wh: tuple[int, int]
     layout: str
     dtype: str
+    channels: int
 
 
 @dataclass(frozen=True)

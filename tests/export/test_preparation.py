@@ -16,6 +16,7 @@ from edgevision.export import ExportConfig, prepare
 from edgevision.export import families as module
 from edgevision.export.families import families
 from edgevision.export.inspection import describe_model
+from edgevision.labels import load_labels
 from tests.export.builders import Builder, backbone, rows, semantic_model, ssd_model, ultralytics_metadata, yolov8_model
 
 FP32 = ExportConfig(precision="fp32")
@@ -162,6 +163,36 @@ def test_metadata_of_the_wrong_kind_is_refused(metadata: dict[str, Any]) -> None
         prepare(model.SerializeToString(), ExportConfig(precision="fp32", head=head, **PIXELS))
 
 
+@pytest.mark.parametrize(
+    ("model", "labels"),
+    [
+        (yolov8_model(classes=80), "coco80"),
+        (yolov8_model(classes=90), "coco90"),
+        (yolov8_model(classes=91), "coco90"),
+        (semantic_model(classes=19), "cityscapes19"),
+        (semantic_model(classes=21), "voc21"),
+        (yolov8_model(classes=20), None),
+        (semantic_model(classes=80), None),
+    ],
+)
+def test_classes_without_names_get_those_that_their_number_stands_for(
+    model: onnx.ModelProto, labels: str | None
+) -> None:
+    prepared = prepare(model.SerializeToString(), ExportConfig(precision="fp32", preprocess="unit"))
+    fact = next(step.facts for step in prepared.report.steps if step.name == "normalise").get("labels")
+    if labels is None:
+        assert (prepared.labels, fact) == ((), None)
+    else:
+        assert prepared.labels == load_labels(labels, prepared.classes)
+        assert str(fact).startswith(f"{labels}: what {prepared.classes} classes without names usually are")
+
+
+def test_names_in_the_file_outrank_what_a_number_stands_for() -> None:
+    metadata = ultralytics_metadata(classes=80)
+    model = yolov8_model(classes=80, metadata=metadata)
+    assert prepare(model.SerializeToString(), FP32).labels[:2] == ("class 0", "class 1")
+
+
 def test_a_zero_std_is_refused() -> None:
     with pytest.raises(UsageError, match="zero"):
         prepare(
@@ -240,13 +271,6 @@ def test_control_flow_that_stays_is_refused() -> None:
         prepare(
             b.model({"image": [1, 3, 64, 64]}, ["logits"]).SerializeToString(), ExportConfig(precision="fp32", **PIXELS)
         )
-
-
-def test_a_grey_picture_is_refused() -> None:
-    b = Builder()
-    b.op("Identity", b.conv("image", 1, 4, stride=2), out="logits")
-    with pytest.raises(ModelError, match=r"\[1, 1, 64, 64\]; expected three colour channels"):
-        prepare(b.model({"image": [1, 1, 64, 64]}, ["logits"]).SerializeToString(), FP32)
 
 
 def test_pixels_of_a_type_that_the_first_operator_does_not_take_are_refused() -> None:

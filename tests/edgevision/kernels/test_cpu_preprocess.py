@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgevision.errors import UsageError
 from edgevision.geometry import RESIZE_MODES, Placement, place
 from edgevision.kernels.cpu import Preprocessor
-from edgevision.manifest import Preprocess
+from edgevision.manifest import COLORS, Preprocess
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -26,6 +26,9 @@ def picture(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
 
 def spec(**changes: Any) -> Preprocess:
     normalised = {} if changes.get("dtype") == "uint8" else {"mean": MEAN, "std": STD}
+    if changes.get("color") == "gray":
+        raw = changes.get("dtype") == "uint8"
+        normalised = {"mean": (0.0,), "std": (1.0,)} if raw else {"mean": (97.5,), "std": (61.25,)}
     return Preprocess(**{"input_name": "image", "input_wh": (64, 48), **normalised, **changes})
 
 
@@ -34,8 +37,11 @@ def twin(image: NDArray[np.uint8], spec: Preprocess) -> NDArray[Any]:
     width, height = spec.input_wh
     placement = place((image.shape[1], image.shape[0]), spec.input_wh, spec.resize)
     (cw, ch), (ox, oy) = placement.content_wh, placement.offset_xy
-    canvas = np.full((height, width, 3), spec.pad_value, np.float32)
-    canvas[oy : oy + ch, ox : ox + cw] = cv2.resize(image, (cw, ch), interpolation=cv2.INTER_LINEAR)
+    canvas = np.full((height, width, spec.channels), spec.pad_value, np.float32)
+    if spec.color == "gray":
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    content = cv2.resize(image, (cw, ch), interpolation=cv2.INTER_LINEAR)
+    canvas[oy : oy + ch, ox : ox + cw] = content.reshape(ch, cw, spec.channels)
     if spec.color == "rgb":
         # The padding is grey, the same in every order.
         canvas = canvas[:, :, ::-1]
@@ -53,7 +59,7 @@ def run(preprocessor: Preprocessor, image: NDArray[np.uint8]) -> tuple[NDArray[A
 
 @pytest.mark.parametrize(
     ("layout", "dtype", "resize", "color"),
-    itertools.product(("nchw", "nhwc"), ("float32", "uint8"), RESIZE_MODES, ("rgb", "bgr")),
+    itertools.product(("nchw", "nhwc"), ("float32", "uint8"), RESIZE_MODES, COLORS),
 )
 def test_every_mode_gives_the_numpy_chains_bits(layout: str, dtype: str, resize: str, color: str) -> None:
     chosen = spec(layout=layout, dtype=dtype, resize=resize, color=color, pad_value=114.0)
@@ -70,20 +76,26 @@ def test_every_mode_gives_the_numpy_chains_bits(layout: str, dtype: str, resize:
     width=st.integers(1, 200),
     height=st.integers(1, 200),
     resize=st.sampled_from(RESIZE_MODES),
+    color=st.sampled_from(("rgb", "gray")),
     pad=st.floats(0, 255, width=32),
     seed=st.integers(0, 9),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_size_gives_the_numpy_chains_bits(width: int, height: int, resize: str, pad: float, seed: int) -> None:
-    chosen = spec(resize=resize, pad_value=pad)
+def test_any_size_gives_the_numpy_chains_bits(
+    width: int, height: int, resize: str, color: str, pad: float, seed: int
+) -> None:
+    chosen = spec(resize=resize, color=color, pad_value=pad)
     image = picture(width, height, seed)
     np.testing.assert_array_equal(run(Preprocessor(chosen), image)[0], twin(image, chosen))
 
 
-@given(sizes=st.lists(st.tuples(st.integers(1, 150), st.integers(1, 150)), min_size=2, max_size=8))
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 150), st.integers(1, 150)), min_size=2, max_size=8),
+    color=st.sampled_from(("rgb", "gray")),
+)
 @settings(max_examples=30, deadline=None)
-def test_nothing_of_an_earlier_picture_is_left_when_sizes_change(sizes: list[tuple[int, int]]) -> None:
-    chosen = spec(resize="letterbox")
+def test_nothing_of_an_earlier_picture_is_left_when_sizes_change(sizes: list[tuple[int, int]], color: str) -> None:
+    chosen = spec(resize="letterbox", color=color)
     preprocessor = Preprocessor(chosen)
     kept = np.empty(preprocessor.shape, preprocessor.dtype)[0]
     for number, size in enumerate(sizes):

@@ -22,7 +22,7 @@ from edgevision.kernels.cpu import Preprocessor
 from edgevision.kernels.cuda_preprocess import CudaPreprocessor
 from edgevision.kernels.fixed_point import bgr_from_nv12
 from edgevision.kernels.picture import PIXEL_FORMATS
-from edgevision.manifest import Preprocess
+from edgevision.manifest import COLORS, Preprocess
 from tests.standins.host_device import HostDevice, HostModule, open_kernels
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -92,6 +92,9 @@ def planes(size_wh: tuple[int, int], pixel_format: str, extra: int = 0, seed: in
 
 def spec(**changes: Any) -> Preprocess:
     normalised = {} if changes.get("dtype") == "uint8" else {"mean": MEAN, "std": STD}
+    if changes.get("color") == "gray":
+        raw = changes.get("dtype") == "uint8"
+        normalised = {"mean": (0.0,), "std": (1.0,)} if raw else {"mean": (97.5,), "std": (61.25,)}
     return Preprocess(**{"input_name": "image", "input_wh": (64, 48), **normalised, **changes})
 
 
@@ -126,7 +129,7 @@ DTYPES = ("float32", "float16", "uint8")
 
 @pytest.mark.parametrize(
     ("layout", "dtype", "resize", "color"),
-    itertools.product(("nchw", "nhwc"), DTYPES, RESIZE_MODES, ("rgb", "bgr")),
+    itertools.product(("nchw", "nhwc"), DTYPES, RESIZE_MODES, COLORS),
 )
 def test_every_mode_has_the_cpus_bits(kernels: HostModule, layout: str, dtype: str, resize: str, color: str) -> None:
     stored = "uint8" if dtype == "uint8" else "float32"
@@ -152,6 +155,7 @@ a_picture = st.builds(
     input_wh=st.tuples(st.integers(1, 130), st.integers(1, 70)),
     resize=st.sampled_from(RESIZE_MODES),
     layout=st.sampled_from(("nchw", "nhwc")),
+    color=st.sampled_from(("rgb", "gray")),
     dtype=st.sampled_from(DTYPES),
     pad=st.floats(0, 255, width=32),
     seed=st.integers(0, 1 << 32),
@@ -163,13 +167,14 @@ def test_any_batch_has_the_cpus_bits_in_any_order_of_threads(
     input_wh: tuple[int, int],
     resize: str,
     layout: str,
+    color: str,
     dtype: str,
     pad: float,
     seed: int,
 ) -> None:
     kernels.seed(seed)
     stored = "uint8" if dtype == "uint8" else "float32"
-    chosen = spec(input_wh=input_wh, resize=resize, layout=layout, dtype=stored, pad_value=pad)
+    chosen = spec(input_wh=input_wh, resize=resize, layout=layout, color=color, dtype=stored, pad_value=pad)
     check(kernels, chosen, pictures, dtype)
 
 
@@ -177,8 +182,9 @@ def test_any_batch_has_the_cpus_bits_in_any_order_of_threads(
 def test_nothing_behind_a_picture_is_read(kernels: HostModule, pixel_format: str) -> None:
     """The byte behind it would stop the process."""
     for size, extra in itertools.product([(1, 1), (2, 1), (1, 7), (5, 3), (6, 5), (64, 48), (130, 97)], (0, 5)):
-        for resize in RESIZE_MODES:
-            check(kernels, spec(resize=resize), [planes(size, pixel_format, extra, at_end_of_memory=True)], "float32")
+        for resize, color in itertools.product(RESIZE_MODES, ("rgb", "gray")):
+            last = planes(size, pixel_format, extra, at_end_of_memory=True)
+            check(kernels, spec(resize=resize, color=color), [last], "float32")
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (1919, 1079)])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgevision.geometry import Placement, place
-from edgevision.kernels.fixed_point import bgr_from_nv12, resize, taps
+from edgevision.kernels.fixed_point import bgr_from_nv12, grey_from_bgr, resize, taps
 
 sides = st.integers(1, 300)
 
@@ -79,3 +79,17 @@ def test_odd_nv12_is_the_even_picture_without_its_last_row_and_column() -> None:
     luma = random.integers(0, 256, (10, 14), dtype=np.uint8)
     chroma = random.integers(0, 256, (5, 7, 2), dtype=np.uint8)
     np.testing.assert_array_equal(bgr_from_nv12(luma[:9, :13], chroma), bgr_from_nv12(luma, chroma)[:9, :13])
+
+
+def test_grey_of_every_colour_in_steps_of_three_has_opencvs_bits() -> None:
+    levels = np.arange(0, 256, 3, dtype=np.uint8)
+    picture = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(levels.size, -1, 3)
+    np.testing.assert_array_equal(grey_from_bgr(picture)[:, :, 0], cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY))
+
+
+@given(source=st.tuples(sides, sides), target=st.tuples(sides, sides), seed=st.integers(0, 99))
+def test_any_resize_of_one_channel_has_opencvs_bits(
+    source: tuple[int, int], target: tuple[int, int], seed: int
+) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (*source[::-1], 1), dtype=np.uint8)
+    np.testing.assert_array_equal(resize(image, stretched(source, target))[:, :, 0], cv2.resize(image, target))
