@@ -51,6 +51,9 @@ def renamed(model: onnx.ModelProto, chance: random.Random) -> Mutant:
             node.name = f"{chance.getrandbits(48):x}" if chance.random() < 0.7 else ""
         node.input[:] = [new(name) for name in node.input]
         node.output[:] = [new(name) for name in node.output]
+    for branch in (attribute.g for node in model.graph.node for attribute in node.attribute):
+        for node in branch.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
     for entry in (*model.graph.initializer, *model.graph.input, *model.graph.output, *model.graph.value_info):
         entry.name = new(entry.name)
     return Mutant(model.SerializeToString(), harmless=what == "inside" or (what == "swapped" and not pairs))

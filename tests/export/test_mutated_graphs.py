@@ -26,6 +26,7 @@ from tests.export import (
     test_face_heads,
     test_location_heads,
     test_nms_inside,
+    test_rcnn,
     test_rich_heads,
     test_semantic,
     test_set_prediction,
@@ -123,6 +124,8 @@ CASES = {
     ),
     "semantic": Case(lambda: semantic_model(side=cell_kit.HW[0]), PIXELS),
     "semantic, small": Case(lambda: semantic_model(side=cell_kit.HW[0], upsample=False), PIXELS),
+    "twinlitenet": Case(lambda: onnx.ModelProto.FromString(test_semantic.two_maps("da", "ll"))),
+    "rcnn": Case(test_rcnn.two_stages),
     "masks": Case(
         lambda: onnx.ModelProto.FromString(test_semantic.two_maps()), {"head": {"output": "road+lane"}, **PIXELS}
     ),

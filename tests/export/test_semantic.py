@@ -69,13 +69,33 @@ def test_labels_must_fit(tmp_path: Path) -> None:
         prepare(semantic_model().SerializeToString(), ExportConfig(precision="fp32", labels="voc21", **PIXELS))
 
 
-def two_maps() -> bytes:
-    b = Builder()
+def two_maps(*names: str) -> bytes:
+    b, names = Builder(), names or ("road", "lane")
     feature = backbone(b)
-    for name in ("road", "lane"):
+    for name in names:
         x = b.conv(feature, 16, 2, kernel=1)
         b.op("Resize", x, "", b.constant(np.array([1, 1, 8, 8], np.float32)), out=name, mode="linear")
-    return b.model({"image": [1, 3, 64, 64]}, ["road", "lane"]).SerializeToString()
+    return b.model({"image": [1, 3, 64, 64]}, list(names)).SerializeToString()
+
+
+def test_twinlitenet_is_known_by_its_outputs_and_draws_lanes_above_the_road() -> None:
+    data = two_maps("da", "ll")
+    prepared = prepare(data, ExportConfig(precision="fp32"))
+    assert (prepared.family, prepared.labels) == ("twinlitenet", ("background", "drivable area", "lane line"))
+    spec = prepared.preprocess
+    assert (spec.resize, spec.color, spec.mean, spec.std) == ("stretch", "rgb", (0.0,) * 3, (255.0,) * 3)
+    image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    raw = run(data, image)
+    area, lanes = raw["da"][:, 1] > raw["da"][:, 0], raw["ll"][:, 1] > raw["ll"][:, 0]
+    got = run(prepared.graph.serialize(), image)["class_map"]
+    np.testing.assert_array_equal(got, np.where(lanes, 2, np.where(area, 1, 0)))
+    assert len(np.unique(got)) == 3
+    swapped = prepare(two_maps("ll", "da"), ExportConfig(precision="fp32"))
+    again = run(swapped.graph.serialize(), image)["class_map"]
+    raw = run(two_maps("ll", "da"), image)
+    np.testing.assert_array_equal(again == 2, raw["ll"][:, 1] > raw["ll"][:, 0])
+    alone = prepare(data, ExportConfig(precision="fp32", head={"output": "ll"}, **PIXELS))
+    assert (alone.family, alone.classes) == ("semantic", 2)
 
 
 def test_one_of_several_maps_is_chosen_by_name() -> None:

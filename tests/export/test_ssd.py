@@ -166,6 +166,21 @@ def test_everything_missing_is_asked_for_at_once() -> None:
         assert flag in str(error.value)
 
 
+def test_tensorflows_coder_with_cocos_91_columns_has_background_first() -> None:
+    """The one number of columns that tells; with any other, or another coder, the export asks."""
+    first_y = {"priors_format": "cycxhw"}
+    model = ssd_model(columns=91, activation="Sigmoid", priors=PRIORS)
+    prepared = prepare(model.SerializeToString(), ExportConfig(precision="fp32", head=first_y, **PIXELS))
+    image = picture_tensor(model)
+    assert (prepared.classes, prepared.labels[:2]) == (90, ("person", "bicycle"))
+    got, raw = run(prepared.graph.serialize(), image)["scores"], run(model, image)["scores"]
+    np.testing.assert_array_equal(got, raw[:, :, 1:])
+    for columns, head in ((90, first_y), (21, first_y), (91, {"priors_format": "cxcywh"})):
+        other = ssd_model(columns=columns, activation="Sigmoid", priors=PRIORS)
+        with pytest.raises(ModelError, match="does not say whether column 0 is background"):
+            prepare(other.SerializeToString(), ExportConfig(precision="fp32", head=head, **PIXELS))
+
+
 def test_an_activation_is_not_applied_twice() -> None:
     model = ssd_model(activation="Sigmoid", priors=PRIORS)
     config = ExportConfig(precision="fp32", head={"activation": "sigmoid", "background": "no"}, **PIXELS)
