@@ -57,7 +57,7 @@ def keep_float32(
         precision: the bundle's; a float one has no float16.
         images: None: drawn pictures take their place.
         facts: given `pictures`, `margin`, `largest` magnitude, `largest_tensor`, `float32_nodes` (their number) and
-            `float32` [{`node`, `reason`}]; `constants_to_zero`, how many numbers of constants float16 lacks (each beside
+            `float32` [{`node`, `reason`}]; `constants_to_zero`, how many numbers of constants become 0 (each beside
             much larger ones), and `vanishing` [{`constant`, `numbers`}].
 
     Raises:

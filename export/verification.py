@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -37,7 +38,7 @@ def input_tensors(
     """
     preprocessor = Preprocessor(preprocess)
     tensors = []
-    for image in _drawn_pictures(count) if images is None else _spread(images, count):
+    for image in iter(_drawn_pictures(count)) if images is None else _spread(images, count):
         tensor = np.empty(preprocessor.shape, preprocessor.dtype)
         preprocessor(image, tensor[0])
         tensors.append(tensor)
@@ -45,18 +46,21 @@ def input_tensors(
 
 
 def _spread(images: CalibrationImages, count: int) -> Iterator[NDArray[np.uint8]]:
-    step = max(1, len(images) // count)
-    readable = (image for i in range(0, len(images), step) if (image := images.read(i)) is not None)
+    spaced = dict.fromkeys(i * len(images) // count for i in range(count))
+    numbers = [*spaced, *(i for i in range(len(images)) if i not in spaced)]
+    readable = (image for i in numbers if (image := images.read(i)) is not None)
     found = list(islice(readable, count))
     return iter(found) if found else (image for _, image in islice(images, count))
 
 
-def _drawn_pictures(count: int) -> Iterator[NDArray[np.uint8]]:
+@cache
+def _drawn_pictures(count: int) -> list[NDArray[np.uint8]]:
     """Seeded pictures with the spectrum of natural ones (amplitude falls with frequency) and hard-edged objects."""
     random = np.random.default_rng(20260101)
     height, width = 480, 640
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     frequency[0, 0] = 1.0
+    pictures = []
     for _ in range(count):
         planes = []
         for _ in range(3):
@@ -69,7 +73,8 @@ def _drawn_pictures(count: int) -> Iterator[NDArray[np.uint8]]:
             w, h = random.integers(20, 160, 2)
             area = picture[y : y + h, x : x + w]
             area[...] = random.uniform(0, 255, 3) + random.normal(0, 8, area.shape)
-        yield np.clip(picture, 0, 255).astype(np.uint8)
+        pictures.append(np.clip(picture, 0, 255).astype(np.uint8))
+    return pictures
 
 
 def run_graph(graph: bytes, inputs: Sequence[NDArray[Any]], *, exact: bool) -> list[Outputs]:
