@@ -14,6 +14,8 @@ _PACKAGES = {
     "onnx": ("onnx", "export"),
     "onnxruntime": ("onnxruntime", "cpu"),
     "pycocotools": ("pycocotools", "eval"),
+    "paho": ("paho-mqtt", "serve"),
+    "prometheus_client": ("prometheus-client", "serve"),
     "tomli": ("tomli", "export"),
     "tensorrt_rtx_bindings": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx"),
 }

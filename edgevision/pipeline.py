@@ -121,6 +121,8 @@ class Pipeline:
         self._capturing: list[threading.Thread] = []
         self._changing = threading.Lock()
         self._running = self._ended = False
+        facts = getattr(model, "facts", dict)
+        self._model_facts: dict[str, Any] = facts()
         for sink in sinks:
             attach = getattr(sink, "attach", None)
             if attach is not None:
@@ -273,8 +275,8 @@ class Pipeline:
             self._workers.attempt(sink.serve)
 
     def snapshot(self) -> dict[str, Any]:
-        """What the run has done so far, as plain data (`RunReport.to_json`); from any thread."""
-        return self.report().to_json()
+        """What the run has done so far, as plain data (`RunReport.to_json`), and `model`'s facts; from any thread."""
+        return {**self.report().to_json(), "model": self._model_facts}
 
     def report(self) -> RunReport:
         """What the run did; complete once it has ended."""
@@ -284,7 +286,8 @@ class Pipeline:
             cut_off = self._intake.handed_out[i] - processed
             if self._ended and cut_off:  # under way when an error stopped the run
                 dropped["stopped"] = dropped.get("stopped", 0) + cut_off
-            sources.append(SourceReport.of(source.status, processed, dropped, self._source_errors.get(i)))
+            age_ms, error = self._statistics.age_ms(i), self._source_errors.get(i)
+            sources.append(SourceReport.of(source.status, processed, dropped, age_ms, error))
         return self._statistics.report(sources, self._lane_count, [sink.report() for sink in self._sinks])
 
 

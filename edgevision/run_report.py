@@ -28,11 +28,17 @@ class SourceReport:
     reader: str
     notes: tuple[str, ...]
     changes: tuple[StateChange, ...]
+    age_ms: dict[str, float]
     error: str | None
 
     @classmethod
     def of(
-        cls, status: SourceStatus, processed: int, dropped: Mapping[str, int], error: Exception | None
+        cls,
+        status: SourceStatus,
+        processed: int,
+        dropped: Mapping[str, int],
+        age_ms: dict[str, float],
+        error: Exception | None,
     ) -> SourceReport:
         """The source's own counts, and what the pipeline made of the frames it got."""
         causes = Counter(status.dropped) + Counter(dropped)
@@ -47,6 +53,7 @@ class SourceReport:
             status.reader,
             tuple(status.notes),
             tuple(status.changes),
+            age_ms,
             None if error is None else str(error),
         )
 
@@ -150,7 +157,7 @@ class Statistics:
         self.read = [Histogram() for _ in range(sources)]
         self.processed = [0] * sources
         self._latency: dict[str, Histogram] = {}
-        self._age = Histogram()
+        self._ages = [Histogram() for _ in range(sources)]
         self._started_ns = self._finished_ns = 0
         self._lock = threading.Lock()
 
@@ -158,6 +165,7 @@ class Statistics:
         """Make room for one more."""
         self.read.append(Histogram())
         self.processed.append(0)
+        self._ages.append(Histogram())
 
     def start(self) -> None:
         """The run's clock starts."""
@@ -168,9 +176,14 @@ class Statistics:
         with self._lock:
             self._finished_ns = time.monotonic_ns()
             self.processed[source] += 1
-            self._age.record((start_ns - frame.capture_time_ns) / 1e6)
+            self._ages[source].record((start_ns - frame.capture_time_ns) / 1e6)
             for stage, value in {**timing_ms, "output": (self._finished_ns - start_ns) / 1e6}.items():
                 self._latency.setdefault(stage, Histogram()).record(value)
+
+    def age_ms(self, source: int) -> dict[str, float]:
+        """Percentiles of the age of one source's results."""
+        with self._lock:
+            return self._ages[source].summary()
 
     def report(self, sources: Sequence[SourceReport], lanes: int, sinks: Sequence[dict[str, Any]]) -> RunReport:
         """The run's report, given its sources' and sinks' parts; at any time."""
@@ -181,6 +194,6 @@ class Statistics:
                 (self._finished_ns - self._started_ns) / 1e9,
                 lanes,
                 {stage: histogram.summary() for stage, histogram in stages.items() if histogram.count},
-                self._age.summary(),
+                Histogram().merge(self._ages).summary(),
                 sinks,
             )

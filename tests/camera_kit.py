@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgevision.frame import Frame
 from edgevision.machine import cores
 from edgevision.results import Detections
-from edgevision.sources.base import ClosesOnExit, SourceStatus
+from edgevision.sources.base import LIVE, ClosesOnExit, SourceStatus
 
 BITS = 12
 BLOCK = 8
@@ -121,6 +121,7 @@ class ListSource(ClosesOnExit):
         self._closed = threading.Event()
 
     def __iter__(self) -> Iterator[Frame]:
+        self.status.enter(LIVE)
         for number in range(self.frame_count):
             if self._closed.wait(self._pause_s) if self._pause_s else self._closed.is_set():
                 return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -37,14 +38,7 @@ def open_sink(uri: str | Path, sources: Sequence[Source] = ()) -> Sink:
     if any(Path(uri).absolute() == Path(source.status.uri).absolute() for source in sources):
         raise UsageError(f"sink {uri!r} would overwrite the source of that name; give it another name")
     if _PLACEHOLDER in uri and sources:
-        with ExitStack() as opened:
-            outputs: dict[str, Sink] = {}
-            for source in sources:
-                name = source.status.source_id
-                outputs[name] = kind.make(uri.replace(_PLACEHOLDER, name), source)
-                opened.callback(outputs[name].close)
-            opened.pop_all()
-        return _PerSource(outputs)
+        return _named(_PerSource(lambda name, source: kind.make(uri.replace(_PLACEHOLDER, name), source), sources), uri)
     if len(sources) > 1 and kind.ONE_SOURCE:
         path = Path(uri)
         raise UsageError(
@@ -52,17 +46,35 @@ def open_sink(uri: str | Path, sources: Sequence[Source] = ()) -> Sink:
             f"writes its own: {path.with_name(f'{path.stem}_{_PLACEHOLDER}{path.suffix}')}"
         )
     sink: Sink = kind.make(uri, sources[0] if sources else None)
+    return _named(sink, uri)
+
+
+def _named(sink: Sink, uri: str) -> Sink:
+    """Reports call a sink by its URI, without what is secret in it."""
+    sink.name = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri).partition("?")[0]
     return sink
 
 
 class _PerSource:
-    """Hands each frame to the output of its source."""
+    """Hands each frame to the output of its source; one that joins later gets its output with its first frame."""
 
-    def __init__(self, outputs: Mapping[str, Sink]) -> None:
-        self._outputs = outputs
+    name = ""
+
+    def __init__(self, make: Callable[[str, Source | None], Sink], sources: Sequence[Source]) -> None:
+        self._make = make
+        self._outputs: dict[str, Sink] = {}
+        with ExitStack() as opened:
+            for source in sources:
+                self._outputs[source.status.source_id] = output = make(source.status.source_id, source)
+                opened.callback(output.close)
+            opened.pop_all()
+        self.NEWEST = any(getattr(output, "NEWEST", False) for output in self._outputs.values())
 
     def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
-        self._outputs[frame.source_id].write(frame, result, timing_ms)
+        output = self._outputs.get(frame.source_id)
+        if output is None:
+            output = self._outputs[frame.source_id] = self._make(frame.source_id, None)
+        output.write(frame, result, timing_ms)
 
     def close(self) -> None:
         with ExitStack() as closing:  # all of them, even when one fails

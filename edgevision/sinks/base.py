@@ -13,7 +13,17 @@ from edgevision.results import Result
 
 
 class Sink(Protocol):
-    """An output. Used from one thread; `close` finalises what was written and may be called twice."""
+    """An output. Used from one thread; `close` finalises what was written and may be called twice.
+
+    Two members are optional: `NEWEST = True` says that it shows the newest result and misses others rather than keep
+    anybody waiting; `attach(snapshot)` is called before the run with a function that gives the pipeline's figures at
+    any time (`Pipeline.snapshot`).
+
+    Attributes:
+        name: what reports call it.
+    """
+
+    name: str
 
     def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
         """Take one frame's result; `timing_ms` has the duration of each stage.

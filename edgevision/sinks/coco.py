@@ -44,6 +44,8 @@ class CocoResults:
     official one where all class names are COCO's, else the class's number counted from 1.
     """
 
+    name = ""
+
     def __init__(self, path: Path) -> None:
         check_folder(path)
         self._path = path

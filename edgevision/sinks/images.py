@@ -37,6 +37,8 @@ def make(uri: str, source: Source | None) -> Sink:
 class Images:
     """Each picture is written beside its name and renamed, so that a watcher of the folder never reads half of one."""
 
+    name = ""
+
     def __init__(self, pattern: str) -> None:
         check_folder(Path(pattern))
         self._cv2 = require("cv2", "writing pictures")

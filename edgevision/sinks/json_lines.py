@@ -32,6 +32,8 @@ def make(uri: str, source: Source | None) -> Sink:
 class JsonLines:
     """Lines of `frame_record`; a run that is killed leaves all lines but perhaps the last whole."""
 
+    name = ""
+
     def __init__(self, path: Path) -> None:
         check_folder(path)
         self._path = path

@@ -13,8 +13,8 @@ from edgevision.latency import Histogram
 from edgevision.results import Result
 from edgevision.sinks.base import Sink
 
-RECORDED, LIVE, NEWEST = 4, 16, 1
-"""Results that wait at most: of a recording, of a live source, and at a sink that shows the newest."""
+RECORDED, LIVE = 4, 16
+"""Results that wait at most, of a recording and of a live source; at a sink that shows the newest, one per source."""
 _WAKE_S = 1.0
 
 
@@ -40,8 +40,9 @@ class QueuedSink:
         """Hand in a result."""
         with self._changed:
             if self._newest:
-                if len(self._queue) >= NEWEST:
-                    self._queue.popleft()
+                older = next((item for item in self._queue if item[0].source_id == frame.source_id), None)
+                if older is not None:
+                    self._queue = deque(item for item in self._queue if item is not older)
                     self.dropped["replaced"] += 1
             elif live:
                 if len(self._queue) >= LIVE:

@@ -45,6 +45,8 @@ class Video:
     plain MP4.
     """
 
+    name = ""
+
     def __init__(self, path: Path, fps: float | None, *, live: bool) -> None:
         check_folder(path)
         self._path, self._fps, self._live = path, fps or _SLIDE_FPS, live

@@ -51,7 +51,8 @@ class LiveSource(ClosesOnExit):
         self._wake, self._waker = os.pipe()
         weakref.finalize(self, _close, self._wake, self._waker)
         self._lock = threading.Lock()
-        self._closed = self._iterated = False
+        self._closing = threading.Event()
+        self._iterated = False
         self._reader: ReaderProcess | None = None
         self._told: Counter[str] = Counter()  # the present reader's own counts, as far as they are in the status
         self._end: EOFError | None = None  # how the present reader ended, where a frame came with the news
@@ -81,20 +82,20 @@ class LiveSource(ClosesOnExit):
         self._end = None
         limit_s, deadline = _START_LIMIT_S, time.monotonic() + _START_LIMIT_S
         with self._lock:
-            if self._closed:
+            if self._closing.is_set():
                 return
             self._reader = self._start()
-        while not self._closed:
+        while not self._closing.is_set():
             arrived = self._receive(deadline)
-            kind = None if arrived is None else arrived.message["kind"]
-            if kind == "hello":
+            if arrived is None:
+                if time.monotonic() >= deadline:
+                    raise EOFError(f"no answer within {limit_s:g} s")
+            elif arrived.message["kind"] == "hello":
                 limit_s, deadline = self._options.timeout_s, time.monotonic() + self._options.timeout_s
-            elif kind == "open":
+            elif arrived.message["kind"] == "open":
                 self.fps = arrived.message["fps"]
                 self._heard = time.monotonic()
                 return
-            elif arrived is None and time.monotonic() >= deadline:
-                raise EOFError(f"no answer within {limit_s:g} s")
 
     def _receive(self, until: float) -> Arrived | None:
         """The reader's next message; None at that time, and when closed.
@@ -125,12 +126,12 @@ class LiveSource(ClosesOnExit):
         Raises:
             EOFError: it is lost; the state says whether it had fallen silent.
         """
-        while not self._closed:
+        while not self._closing.is_set():
             if self._end is not None:
                 raise self._end
             arrived = self._receive(self._heard + self._options.timeout_s)
             if arrived is None:
-                if not self._closed and time.monotonic() >= self._heard + self._options.timeout_s:
+                if not self._closing.is_set() and time.monotonic() >= self._heard + self._options.timeout_s:
                     reason = f"no data within {self._options.timeout_s:g} s"
                     self.status.enter(STALLED, reason)
                     raise EOFError(reason)
@@ -143,7 +144,7 @@ class LiveSource(ClosesOnExit):
             self._heard = time.monotonic()
             if self.status.state != LIVE:
                 self.status.enter(LIVE)
-            if self._closed:
+            if self._closing.is_set():
                 self.status.drop("stopped")
                 return
             yield frame
@@ -183,7 +184,7 @@ class LiveSource(ClosesOnExit):
         self._heard = time.monotonic()
         last_frame, pause_s = self._heard, self._options.first_pause_s
         try:
-            while not self._closed:
+            while not self._closing.is_set():
                 try:
                     for frame in self._frames():
                         pause_s = self._options.first_pause_s
@@ -191,7 +192,7 @@ class LiveSource(ClosesOnExit):
                         last_frame = time.monotonic()
                 except EOFError as error:
                     reason = str(error)
-                if self._closed:
+                if self._closing.is_set():
                     break
                 pause_s = self._recover(reason, pause_s, last_frame)
         finally:
@@ -205,7 +206,7 @@ class LiveSource(ClosesOnExit):
             SourceError: it took too long.
         """
         give_up_s, status = self._options.give_up_s, self.status
-        while not self._closed:
+        while not self._closing.is_set():
             self._kill()
             if give_up_s is not None and time.monotonic() - last_frame >= give_up_s:
                 status.enter(DEAD, reason)
@@ -216,7 +217,7 @@ class LiveSource(ClosesOnExit):
             _log.warning("%s; it is opened again", lost)
             self._sleep(pause_s * random.uniform(1 - _JITTER, 1 + _JITTER))
             pause_s = min(2 * pause_s, self._options.longest_pause_s)
-            if self._closed:
+            if self._closing.is_set():
                 break
             status.reconnects += 1
             try:
@@ -241,7 +242,8 @@ class LiveSource(ClosesOnExit):
     def close(self) -> None:
         """End the iteration and the reader; also from another thread."""
         with self._lock:
-            first, self._closed = not self._closed, True
+            first = not self._closing.is_set()
+            self._closing.set()
         if first:
             os.write(self._waker, b"x")
         self._kill()
