@@ -71,10 +71,11 @@ def keep_float32(
     islands = find_islands(graph, measured)
     vanished = vanishing(graph, islands)
     largest = max(measured.peak, key=lambda name: measured.peak[name], default="")
+    peak = measured.peak.get(largest, 0.0)
     facts.update(
         pictures=f"{len(inputs)} {'drawn, seeded ones' if images is None else 'of the calibration pictures'}",
         margin=MARGIN,
-        largest=measured.peak.get(largest, 0.0),
+        largest=peak if math.isfinite(peak) else "infinite",  # JSON has no infinity
         largest_tensor=largest,
         float32_nodes=len(islands),
         constants_to_zero=sum(vanished.values()),

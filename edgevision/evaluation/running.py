@@ -36,10 +36,8 @@ class Dither:
         """`tensor` with noise, a new array."""
         width, height = self._spec.input_wh
         random = np.random.default_rng([self._run, picture])
-        noise: NDArray[Any] = random.random((self._spec.channels, height, width), np.float32) - np.float32(
-            0.5
-        )  # red, green, blue
-        if self._spec.color == "bgr":
+        noise: NDArray[Any] = random.random((self._spec.channels, height, width), np.float32) - np.float32(0.5)
+        if self._spec.color == "bgr":  # drawn as red, green, blue
             noise = noise[::-1]
         whole = self._spec.dtype == "uint8"
         noise = np.rint(noise * np.float32(_UINT8_GAIN)) if whole else noise * self._levels

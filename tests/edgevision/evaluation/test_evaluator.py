@@ -126,6 +126,15 @@ def test_dither_is_half_a_grey_level_of_each_channel(layout: str) -> None:
     assert not (Dither(spec, run=0)(tensor, 8) - tensor == noise).all()
 
 
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_dither_of_one_channel(layout: str) -> None:
+    spec = Preprocess("image", (64, 48), layout=layout, color="gray", mean=(127.0,), std=(50.0,))
+    tensor = np.ones((1, *spec.input_shape), np.float32)
+    noise = (Dither(spec, run=0)(tensor, 7) - tensor) * 50
+    assert noise.shape == tensor.shape
+    assert np.abs(noise).max() == pytest.approx(0.5, rel=0.01)
+
+
 def test_whole_grey_levels_get_the_same_noise_rounded() -> None:
     """One value of twelve moves, by a level: the same variance, from the same numbers, in the picture's own places."""
     planes, rows = Preprocess("image", (96, 64)), Preprocess("image", (96, 64), "nhwc", "uint8", color="bgr")
