@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,22 @@ from numpy.typing import NDArray
 from edgevision.errors import DependencyError, UsageError
 from edgevision.optional import require
 
-MODES = ("single", "fast", "quality")
+MODES = {
+    "single": "switchToSingleStrategy",
+    "fast": "switchToSelectiveSearchFast",
+    "quality": "switchToSelectiveSearchQuality",
+}
+"""How many ways of joining are tried -> OpenCV's method for it."""
 
 
 class SelectiveSearch:
     """Regions of one colour and texture, joined step by step, each with its box: a source of proposals for a cascade.
 
     "Selective Search for Object Recognition", International Journal of Computer Vision 104, 2013, as OpenCV's contrib
-    modules have it (cv2.ximgproc.segmentation). It is thorough and slow: seconds for a picture, against milliseconds
-    of a detector. Call it from any thread.
+    modules have it (cv2.ximgproc.segmentation). It is thorough and slow: about half a second for a picture (`single`
+    a tenth, `quality` two seconds), against milliseconds of a detector. OpenCV draws part of the regions' order anew
+    each time, so where there are more boxes than `limit` it is not always the same ones that are left out. Call it from
+    any thread.
     """
 
     def __init__(self, mode: str = "fast", *, longest_side: int = 400, least_side: int = 16, limit: int = 300) -> None:
@@ -41,7 +47,6 @@ class SelectiveSearch:
             )
         self._mode, self._longest, self._least, self._limit = mode, longest_side, least_side, limit
         self._create = _selective_search()
-        self._lock = threading.Lock()
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Boxes of a picture, each once.
@@ -58,16 +63,10 @@ class SelectiveSearch:
         factor = min(1.0, self._longest / max(high, wide))
         small = (max(1, round(wide * factor)), max(1, round(high * factor)))
         shrunk = image if factor == 1 else cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-        with self._lock:  # its order of regions is drawn from OpenCV's one random generator
-            cv2.setRNGSeed(1)
-            search = self._create()
-            search.setBaseImage(np.ascontiguousarray(shrunk))
-            {
-                "single": search.setSingleStrategy,
-                "fast": search.switchToSelectiveSearchFast,
-                "quality": search.switchToSelectiveSearchQuality,
-            }[self._mode]()
-            xywh = np.asarray(search.process(), np.float32).reshape(-1, 4)
+        search = self._create()
+        search.setBaseImage(np.ascontiguousarray(shrunk))
+        getattr(search, MODES[self._mode])()
+        xywh = np.asarray(search.process(), np.float32).reshape(-1, 4)
         scale = np.float32([wide / small[0], high / small[1]])
         corners = np.concatenate([xywh[:, :2] * scale, (xywh[:, :2] + xywh[:, 2:]) * scale], axis=1)
         large = (corners[:, 2:] - corners[:, :2] >= self._least).all(axis=1)

@@ -205,7 +205,7 @@ class Search:
     def switchToSelectiveSearchFast(self) -> None:  # noqa: N802
         self.calls.append("fast")
 
-    switchToSelectiveSearchQuality = setSingleStrategy = switchToSelectiveSearchFast  # noqa: N815
+    switchToSelectiveSearchQuality = switchToSingleStrategy = switchToSelectiveSearchFast  # noqa: N815
 
     def process(self) -> NDArray[np.int32]:
         wide, high = self.size_wh
