@@ -76,7 +76,7 @@ class ReaderProcess:
             EOFError: the reader is gone; says how it ended.
         """
         try:
-            ready, _, _ = select.select([self._inlet, wake], [], [], max(timeout_s, 0.0))
+            ready, _, _ = select.select([self._inlet.fileno(), wake], [], [], max(timeout_s, 0.0))
         except (OSError, ValueError) as error:  # closed meanwhile
             raise EOFError("its reader was stopped") from error
         if wake in ready or not ready:
@@ -98,7 +98,7 @@ class ReaderProcess:
         width, height = message["size_wh"]
         kind = ctypes.c_uint8 * (3 * width * height)
         memory = kind.from_buffer(ring.memory, message["slot"] * ring.slot_bytes)
-        picture = np.frombuffer(memory, np.uint8).reshape(height, width, 3)
+        picture: NDArray[np.uint8] = np.frombuffer(memory, np.uint8).reshape(height, width, 3)
         if len(self._lent) >= ring.slots - _SPARE_SLOTS:
             picture = picture.copy()
             self._inlet.free(ring.number, message["slot"])
