@@ -31,6 +31,7 @@ from tests.export import (
     test_semantic,
     test_set_prediction,
     test_torchvision_whole,
+    test_yolact,
 )
 from tests.export.builders import (
     grid_priors,
@@ -125,6 +126,7 @@ CASES = {
     "semantic": Case(lambda: semantic_model(side=cell_kit.HW[0]), PIXELS),
     "semantic, small": Case(lambda: semantic_model(side=cell_kit.HW[0], upsample=False), PIXELS),
     "twinlitenet": Case(lambda: onnx.ModelProto.FromString(test_semantic.two_maps("da", "ll"))),
+    "yolact": Case(test_yolact.yolact_model, {"head": dict(test_yolact.SMALL.head)}),
     "rcnn": Case(test_rcnn.two_stages),
     "masks": Case(
         lambda: onnx.ModelProto.FromString(test_semantic.two_maps()), {"head": {"output": "road+lane"}, **PIXELS}
