@@ -31,6 +31,18 @@ _AGREEMENT = {
     "box_iou": "box IoU",
 }
 _DIGITS = {"missing": 0, "extra": 0, "keypoint_px": 2}
+_HALF = {
+    "pictures": "measured on",
+    "largest": "largest number met",
+    "largest_tensor": "in",
+    "margin": "times this for pictures not seen",
+    "float32_nodes": "operators kept in FP32 for it",
+    "constants_to_zero": "numbers of constants that become 0",
+    "scores_sqnr_db": "scores, SQNR in dB",
+    "logits_sqnr_db": "logits, SQNR in dB",
+    "boxes_error_px": "boxes off, px",
+    "map_agreement": "pixels same",
+}
 _CLASS_FIGURES = {"ap_50_95": "AP50-95", "iou": "IoU"}
 
 
@@ -122,8 +134,8 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _half(facts: Mapping[str, Any]) -> Table:
-    plain = {key: value for key, value in facts.items() if isinstance(value, (str, int, float))}
-    rows = [[key, f"{value:.5g}" if isinstance(value, float) else str(value)] for key, value in plain.items()]
+    plain = {key: facts[key] for key in _HALF if isinstance(facts.get(key), (str, int, float))}
+    rows = [[_HALF[key], f"{value:.5g}" if isinstance(value, float) else str(value)] for key, value in plain.items()]
     note = "What the export found with every result rounded to half precision."
     return Table("FP16", note, ["", "found at export"], rows)
 
