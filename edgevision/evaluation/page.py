@@ -33,7 +33,8 @@ _STYLE = (
     "table{border-collapse:collapse}td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:right}"
     "td:first-child,th:first-child{text-align:left}th{font-weight:600}.scroll{overflow-x:auto}"
     ".row{display:flex;gap:.6rem;overflow-x:auto;margin-bottom:1.2rem}figure{margin:0;flex:1 1 0;min-width:14rem}"
-    "img{width:100%;max-height:30rem;object-fit:contain;object-position:left;display:block}figcaption{font-size:.85rem;color:#555}svg text{font:11px system-ui,sans-serif}"
+    "img{width:100%;max-height:30rem;object-fit:contain;object-position:left;display:block}"
+    "figcaption{font-size:.85rem;color:#555}svg text{font:11px system-ui,sans-serif}"
 )
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _DIFFERENCES = (
