@@ -69,7 +69,8 @@ def choose_methods(
     Raises:
         CalibrationError: the graph does not run.
     """
-    race = _entries(table)
+    workers = workers or cores()
+    race = _entries(table, workers) if table.images >= sum(ROUNDS) else {}
     pictures = _pictures(table, images)
     totals: dict[tuple[Site, str], list[float]] = defaultdict(list)
     for count in ROUNDS:
@@ -78,7 +79,7 @@ def choose_methods(
             race = {}
         if not race:
             break
-        errors = _errors(graph, race, drawn, preprocess, workers or cores())
+        errors = _errors(graph, race, drawn, preprocess, workers)
         for site, methods in race.items():
             for method in [method for method in methods if method != DEFAULT]:
                 found = errors[site, method]
@@ -96,19 +97,24 @@ def choose_methods(
         histogram.chosen = verdicts[id(histogram), True], verdicts[id(histogram), False]
 
 
-def _entries(table: RangeTable) -> Race:
+def _entries(table: RangeTable, workers: int) -> Race:
     """Every method whose grid differs from DEFAULT's, at every tensor that was measured."""
-    race: Race = {}
     first = {id(histogram): name for name, histogram in reversed(list(table.items()))}
-    for name, histogram in table.items():
-        if histogram.limit and not isinstance(histogram, StatedRange) and first[id(histogram)] == name:
-            for symmetric in (True, False):
-                grids = {method: _grid(histogram, method, symmetric) for method in METHODS}
-                usual = grids[DEFAULT]
-                different = {method: grid for method, grid in grids.items() if not _alike(grid, usual)}
-                if different:
-                    race[name, symmetric] = {DEFAULT: usual, **different}
-    return race
+    sites = [
+        (name, symmetric)
+        for name, histogram in table.items()
+        if histogram.limit and not isinstance(histogram, StatedRange) and first[id(histogram)] == name
+        for symmetric in (True, False)
+    ]
+
+    def grids(site: Site) -> dict[str, Grid]:
+        found = {method: _grid(table[site[0]], method, site[1]) for method in METHODS}
+        usual = found.pop(DEFAULT)
+        return {DEFAULT: usual, **{method: grid for method, grid in found.items() if not _alike(grid, usual)}}
+
+    with ThreadPoolExecutor(workers, "choosing") as pool:
+        race = dict(zip(sites, pool.map(grids, sites), strict=True))
+    return {site: methods for site, methods in race.items() if len(methods) > 1}
 
 
 def _grid(histogram: Histogram, method: str, symmetric: bool) -> Grid:
@@ -145,7 +151,8 @@ def _errors(
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Optimising thousands of nodes takes longer than it saves in so few runs.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(course.serialize(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
