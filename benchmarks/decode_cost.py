@@ -32,6 +32,7 @@ from edgevision.export.folding import fold_constants
 from edgevision.export.graph import DECODE_PREFIX, Graph
 from edgevision.export.graph_loading import load_graph
 from edgevision.export.placement import plan_placement
+from edgevision.export.quantisation import Quantised
 from edgevision.export.simplification import simplify
 from edgevision.synthetic.dataset import write_dataset
 
@@ -82,7 +83,7 @@ def measure(detector: Detector, pictures: Path, seconds: float) -> dict[str, Any
     for side, graph in graphs.items():
         plan = plan_placement(graph)
         ranges = collect_ranges(graph.serialize(), plan.observed, images, prepared.preprocess, quiet=True)
-        emitted[side] = emit(graph, "int8", plan, ranges, preprocess=prepared.preprocess).graphs
+        emitted[side] = emit(graph, "int8", Quantised(graph, graph, plan, ranges), prepared.preprocess).graphs
     found: dict[str, Any] = {"detector": detector.name, "family": prepared.family}
     for precision, name in (("float", "model.onnx"), ("int8", "cpu.onnx")):
         sides = [_Side(emitted[side][name]) for side in ("raw", "whole")]

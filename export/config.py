@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from edgevision.calibration import METHODS
 from edgevision.calibration.tensorrt_cache import read_cache_file
 from edgevision.errors import UsageError
 from edgevision.export.recipes import Recipe, Triple, parse_recipe
+from edgevision.export.repair import REPAIRS
 from edgevision.geometry import RESIZE_MODES
 from edgevision.manifest import COLORS, LARGEST_SIDE, PRECISIONS
 
@@ -36,6 +37,7 @@ class ExportConfig:
         calibration_images: folder or glob of pictures like those the model will see.
         calibration_method: how a range is chosen from a histogram.
         calibration_limit: pictures used at most.
+        repairs: which of repair.REPAIRS are made.
         ranges: file to keep the calibrated ranges in, reused while nothing they depend on has changed; or a calibration
             cache of TensorRT's, whose ranges are taken.
         dataset, max_drop: accuracy gate: INT8 may lose at most `max_drop` points on `dataset`.
@@ -60,6 +62,7 @@ class ExportConfig:
     calibration_images: Path | str | None = None
     calibration_method: str = "mse"
     calibration_limit: int = 512
+    repairs: Collection[str] = REPAIRS
     ranges: Path | str | None = None
     dataset: str | None = None
     max_drop: float | None = None
@@ -79,6 +82,9 @@ class ExportConfig:
             for name in ("mean", "std", "color"):
                 if getattr(self, name) is not None and getattr(self.recipe, name) is not None:
                     raise UsageError(f"--preprocess {self.preprocess} says {name} already: leave out --{name}")
+        unknown = sorted(set(self.repairs) - set(REPAIRS))
+        if unknown:
+            raise UsageError(f"repairs are {', '.join(REPAIRS)}; got {', '.join(unknown)}")
         for name in ("nms_iou", "confidence"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:

@@ -8,13 +8,13 @@ from typing import Any
 
 import onnx
 
-from edgevision.calibration import RangeTable
 from edgevision.export.emit_cpu import emit_cpu
 from edgevision.export.emit_tensorrt import emit_tensorrt
 from edgevision.export.graph import DECODE_PREFIX, Graph
 from edgevision.export.half import to_half
 from edgevision.export.pixels import find_pixels
-from edgevision.export.placement import Decision, Plan
+from edgevision.export.placement import Decision
+from edgevision.export.quantisation import Quantised
 from edgevision.export.structure import WEIGHTED
 from edgevision.manifest import GraphInfo, Preprocess
 
@@ -42,9 +42,7 @@ class Emitted:
 def emit(
     graph: Graph,
     precision: str,
-    plan: Plan | None = None,
-    ranges: RangeTable | None = None,
-    method: str = "mse",
+    quantised: Quantised | None = None,
     preprocess: Preprocess | None = None,
     islands: Mapping[str, str] | None = None,
 ) -> Emitted:
@@ -53,8 +51,7 @@ def emit(
     Args:
         graph: float, in normal form; left unchanged.
         precision: the bundle's.
-        plan, ranges: needed for int8.
-        method: how a grid's ends are chosen.
+        quantised: needed for int8.
         preprocess: how a picture becomes the input; None: no graph may replace it by pixels.
         islands: nodes whose numbers leave float16's range, with the reason: see half_ranges.
     """
@@ -63,13 +60,22 @@ def emit(
     if precision == "fp16":
         emitted.add("tensorrt.onnx", to_half(graph, islands), "fp16")
     if precision == "int8":
-        assert plan is not None
-        assert ranges is not None
-        emitted.add("tensorrt.onnx", emit_tensorrt(graph, plan, ranges, method, islands), "int8")
+        assert quantised is not None
+        plan, ranges, method = quantised.plan, quantised.ranges, quantised.method
+        tensorrt_graph = emit_tensorrt(
+            quantised.tensorrt_graph,
+            plan,
+            ranges,
+            method,
+            islands,
+            corrections=quantised.corrections,
+            clip_weights=quantised.clip_weights,
+        )
+        emitted.add("tensorrt.onnx", tensorrt_graph, "int8")
         emitted.add("tensorrt_fp16.onnx", to_half(graph, islands), "fp16")
-        found = "as given" if preprocess is None else find_pixels(graph, plan.cpu_sites, preprocess)
+        found = "as given" if preprocess is None else find_pixels(quantised.graph, plan.cpu_sites, preprocess)
         pixels, reason = (None, found) if isinstance(found, str) else (found, "uint8 pixels")
-        cpu_graph = emit_cpu(graph, plan, ranges, method, pixels)
+        cpu_graph = emit_cpu(quantised.graph, plan, ranges, method, pixels)
         emitted.add("cpu.onnx", cpu_graph, "int8", None if pixels is None else pixels.preprocess)
         emitted.facts = {
             "tensorrt": _by_reason(plan.tensorrt),

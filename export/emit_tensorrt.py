@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import onnx
 
-from edgevision.export.graph import Graph
-from edgevision.export.grids import Ranges, channel_limits, half_scales, range_of, to_int8
+from edgevision.export.graph import Graph, attribute
+from edgevision.export.grids import Floats, Ranges, half_scales, range_of, to_int8, weight_scales
 from edgevision.export.half import to_half
 from edgevision.export.placement import Plan
 from edgevision.export.qdq import QdqWriter
@@ -21,7 +22,14 @@ from edgevision.export.tensorrt_rules import validate_tensorrt
 
 
 def emit_tensorrt(
-    graph: Graph, plan: Plan, ranges: Ranges, method: str = "mse", islands: Mapping[str, str] | None = None
+    graph: Graph,
+    plan: Plan,
+    ranges: Ranges,
+    method: str = "mse",
+    islands: Mapping[str, str] | None = None,
+    *,
+    corrections: Mapping[str, Floats] | None = None,
+    clip_weights: bool = False,
 ) -> Graph:
     """The typed INT8 graph.
 
@@ -30,6 +38,8 @@ def emit_tensorrt(
         ranges: of the tensors in `plan.observed`.
         method: how a grid's limit is chosen, see `edgevision.calibration`.
         islands: nodes that stay float32, see half_ranges.
+        corrections: what to subtract from the biases of layers, where they are quantised; see repair.bias_correction.
+        clip_weights: see grids.weight_scales.
 
     Raises:
         CalibrationError: a tensor has no range, or its range has no FP16 scale.
@@ -54,10 +64,19 @@ def emit_tensorrt(
         weight = weight_of(source, node)
         if weight is not None and key(node) in plan.tensorrt_inputs:
             values, axis = source.constants[weight.name], weight.channel_axis
-            scales = half_scales(channel_limits(values, axis))
+            scales = weight_scales(values, axis, clip=clip_weights)
             inputs[1] = writer.constant(weight.name, to_int8(values, scales, axis), scales, axis)
+            if corrections is not None and key(node) in corrections:
+                inputs[2:] = [_corrected(source, node, corrections[key(node)])]
         node.input[:] = inputs
         writer.nodes.append(node)
     result = to_half(writer.finish(), islands)
     validate_tensorrt(result)
     return result
+
+
+def _corrected(graph: Graph, node: onnx.NodeProto, correction: Floats) -> str:
+    """The bias of a layer less `correction`; a Gemm's counts `beta` times."""
+    bias = graph.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.float32(0)
+    shift = correction / np.float32(attribute(node, "beta", 1.0) if node.op_type == "Gemm" else 1.0)
+    return graph.add_constant(f"{key(node)}/corrected_bias", np.asarray(bias - shift, np.float32))

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 DECODE_PREFIX = "edgevision_decode/"
+SCALE_PREFIX = "edgevision_scale/"
+"""Of multiplications that the export put in front of quantised layers."""
 
 
 class Graph:

@@ -15,6 +15,9 @@ FP16_MAX = 65504.0
 _LEAST_HALF_SCALE = 2.0**-20
 _LEAST_SCALE = 2.0**-100
 
+_CLIPPED = np.linspace(1, 0.7, 11)
+"""Shares of a channel's largest weight that its grid may end at."""
+
 Floats = NDArray[np.float32]
 
 
@@ -68,6 +71,33 @@ def channel_limits(values: NDArray[Any], axis: int | None) -> Floats:
     """Largest magnitude per channel along `axis`, (channels,); over all for None, ()."""
     others = None if axis is None else tuple(i for i in range(values.ndim) if i != axis)
     return np.asarray(np.abs(values).max(axis=others), np.float32)
+
+
+def weight_scales(values: NDArray[Any], axis: int | None, *, clip: bool = False) -> Floats:
+    """Scales of int8 weights as FP16 values, one per channel along `axis`, or one in all for None.
+
+    Args:
+        clip: cut a channel's largest weights off where that makes its square error smaller; else reach them all.
+    """
+    limits = channel_limits(values, axis)
+    if not clip or not values.size:
+        return half_scales(limits)
+    rows = values.reshape(1, -1) if axis is None else np.moveaxis(values, axis, 0).reshape(len(limits), -1)
+    best, least = limits.ravel().copy(), np.full(len(rows), np.inf)
+    for share in _CLIPPED:
+        scales = half_scales(limits.ravel() * share)
+        error = np.square(to_float(to_int8(rows, scales, 0), scales, 0) - rows).sum(axis=1)
+        best, least = np.where(error < least, limits.ravel() * share, best), np.minimum(error, least)
+    return half_scales(best.reshape(limits.shape))
+
+
+def to_float(steps: NDArray[np.int8], scales: Floats, axis: int | None) -> Floats:
+    """What int8 values stand for."""
+    shape = [1] * steps.ndim
+    if axis is not None:
+        shape[axis] = -1
+    values: Floats = steps.astype(np.float32) * scales.reshape(shape)
+    return values
 
 
 def to_int8(values: NDArray[Any], scales: Floats, axis: int | None) -> NDArray[np.int8]:

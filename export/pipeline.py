@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import edgevision
 from edgevision.bundle import write_bundle
-from edgevision.calibration import AUTO, CalibrationImages, RangeTable, load_or_collect
-from edgevision.calibration.saturation import saturation
+from edgevision.calibration import CalibrationImages
 from edgevision.errors import UsageError
 from edgevision.export.acceptance import choose_cpu_graph, measure_accuracy, verify
 from edgevision.export.batching import free_batches
 from edgevision.export.config import ExportConfig
 from edgevision.export.emission import emit
 from edgevision.export.half_ranges import keep_float32
-from edgevision.export.placement import plan_placement
-from edgevision.export.preparation import PreparedModel, prepare
+from edgevision.export.preparation import prepare
+from edgevision.export.quantisation import quantise
 from edgevision.export.report import ExportReport
 from edgevision.manifest import Manifest
 
@@ -45,18 +44,11 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
 
     prepared = prepare(source, config)
     report = prepared.report
-    plan, ranges = None, None
-    if report.precision == "int8":
-        with report.step("place") as facts:
-            plan = plan_placement(prepared.graph)
-            facts.update(tensors_observed=len(plan.observed))
-        with report.step("calibrate") as facts:
-            ranges = _calibrate(prepared, plan.observed, images, config, facts, report.warnings)
+    quantised = quantise(prepared, images, config) if report.precision == "int8" else None
     with report.step("half") as report.fp16:
         islands = keep_float32(prepared.graph, report.precision, prepared.preprocess, images, report.fp16)
     with report.step("emit") as facts:
-        method = config.calibration_method
-        emitted = emit(prepared.graph, report.precision, plan, ranges, method, prepared.preprocess, islands)
+        emitted = emit(prepared.graph, report.precision, quantised, prepared.preprocess, islands)
         facts.update(emitted.facts)
         main = emitted.infos.get("tensorrt.onnx", emitted.infos["model.onnx"])
         report.layers_int8, report.layers_float = main.layers_int8, main.layers_float
@@ -83,8 +75,8 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
         producer=f"edgevision {edgevision.__version__}",
     )
     files = dict(emitted.graphs)
-    if ranges is not None:
-        files["ranges.json"] = ranges.to_json().encode()
+    if quantised is not None:
+        files["ranges.json"] = quantised.ranges.to_json().encode()
     if dataset is not None and config.max_drop is not None:
         with report.step("accuracy") as facts:
             report.accuracy = measure_accuracy(manifest, files, dataset, config.max_drop, quiet=config.quiet)
@@ -121,22 +113,3 @@ def _open_dataset(config: ExportConfig) -> Dataset | None:
     from edgevision.evaluation import open_dataset
 
     return open_dataset(config.dataset)
-
-
-def _calibrate(
-    prepared: PreparedModel,
-    tensors: tuple[str, ...],
-    images: CalibrationImages | None,
-    config: ExportConfig,
-    facts: dict[str, Any],
-    warnings: list[str],
-) -> RangeTable:
-    graph = prepared.graph.serialize()
-    choose, preprocess = config.calibration_method == AUTO, prepared.preprocess
-    ranges, origin = load_or_collect(
-        config.ranges, graph, tensors, images, preprocess, choose=choose, quiet=config.quiet
-    )
-    facts.update(images=ranges.images, skipped=list(ranges.skipped), origin=origin, method=config.calibration_method)
-    facts.update(saturation=saturation(ranges, images))
-    warnings.extend(ranges.warnings)
-    return ranges

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from edgevision.export.graph import Graph, attribute
+from edgevision.export.graph import SCALE_PREFIX, Graph, attribute
 from edgevision.export.placement_cpu import CpuSite, plan_cpu
 from edgevision.export.structure import (
     WEIGHTED,
@@ -87,11 +87,19 @@ class Plan:
     observed: tuple[str, ...]
 
 
-def plan_placement(graph: Graph, *, residuals: bool = True, keep_float: Mapping[str, str] = _NOTHING) -> Plan:
+def plan_placement(
+    graph: Graph,
+    *,
+    tensorrt_graph: Graph | None = None,
+    residuals: bool = True,
+    keep_float: Mapping[str, str] = _NOTHING,
+) -> Plan:
     """Decide for every node of a float graph in normal form, its constants folded.
 
     Args:
         graph: left unchanged.
+        tensorrt_graph: the same network with the multiplications that TensorRT's graph has in front of quantised
+            layers (repair.input_scaling); None: it has none.
         residuals: quantise the identity branch of residual Adds for TensorRT, so that the Add fuses into the
             convolution before it with an INT8 result.
         keep_float: nodes that TensorRT's graph must not quantise, by `structure.key`, with the reason to state.
@@ -99,18 +107,38 @@ def plan_placement(graph: Graph, *, residuals: bool = True, keep_float: Mapping[
     Raises:
         onnx.shape_inference.InferenceError: the graph contradicts itself.
     """
+    graph = _inferred(graph)
+    tensorrt_graph = graph if tensorrt_graph is None else _inferred(tensorrt_graph)
+    tensorrt, inputs = _plan_tensorrt(tensorrt_graph, residuals, keep_float)
+    decode = decode_nodes(graph)
+    sites, reasons = plan_cpu(graph, decode, head_nodes(graph, decode), gate_nodes(graph))
+    cpu = {
+        key(node): Decision(node.name or key(node), node.op_type, key(node) in sites, reasons[key(node)])
+        for node in graph.nodes
+    }
+    return Plan(tensorrt, inputs, cpu, sites, _observed(graph, tensorrt_graph, inputs, sites))
+
+
+def _inferred(graph: Graph) -> Graph:
     graph = graph.copy()
     graph.infer_shapes()
+    return graph
+
+
+def _plan_tensorrt(
+    graph: Graph, residuals: bool, keep_float: Mapping[str, str]
+) -> tuple[dict[str, Decision], dict[str, tuple[int, ...]]]:
+    """Decisions and quantised inputs."""
     decode = decode_nodes(graph)
     heads = head_nodes(graph, decode)
     gates = gate_nodes(graph)
     first = _first_layers(graph)
-    tensorrt: dict[str, Decision] = {}
+    decisions: dict[str, Decision] = {}
     inputs: dict[str, tuple[int, ...]] = {}
 
     def decide(node: onnx.NodeProto, quantised: Iterable[int], reason: str) -> None:
         indices = tuple(quantised)
-        tensorrt[key(node)] = Decision(node.name or key(node), node.op_type, bool(indices), reason)
+        decisions[key(node)] = Decision(node.name or key(node), node.op_type, bool(indices), reason)
         if indices:
             inputs[key(node)] = indices
 
@@ -126,15 +154,9 @@ def plan_placement(graph: Graph, *, residuals: bool = True, keep_float: Mapping[
             else:
                 decide(node, (0,), "weighted, per-channel weights")
     for node in graph.nodes:
-        if key(node) not in tensorrt:
+        if key(node) not in decisions:
             decide(node, *_unweighted(graph, node, inputs, residuals))
-    sites, cpu_reasons = plan_cpu(graph, decode, heads, gates)
-    cpu = {
-        key(node): Decision(node.name or key(node), node.op_type, key(node) in sites, cpu_reasons[key(node)])
-        for node in graph.nodes
-    }
-    tensorrt = {key(node): tensorrt[key(node)] for node in graph.nodes}
-    return Plan(tensorrt, inputs, cpu, sites, _observed(graph, inputs, sites))
+    return {key(node): decisions[key(node)] for node in graph.nodes}, inputs
 
 
 def _obstacle(graph: Graph, node: onnx.NodeProto, heads: set[str], gates: set[str], first: set[str]) -> str:
@@ -183,6 +205,8 @@ def _unweighted(
     graph: Graph, node: onnx.NodeProto, quantised: dict[str, tuple[int, ...]], residuals: bool
 ) -> tuple[tuple[int, ...], str]:
     """Quantised inputs of an operator without weights, and why."""
+    if node.name.startswith(SCALE_PREFIX):
+        return (), "a factor per channel that the weights behind it undo: float16, joined with the activation before it"
     identity = residual_input(graph, node)
     if identity is not None:
         branch = node.input[1 - identity]
@@ -212,16 +236,15 @@ def _first_layers(graph: Graph) -> set[str]:
     return found
 
 
-def _observed(graph: Graph, inputs: dict[str, tuple[int, ...]], sites: dict[str, CpuSite]) -> tuple[str, ...]:
+def _observed(
+    graph: Graph, tensorrt_graph: Graph, inputs: dict[str, tuple[int, ...]], sites: dict[str, CpuSite]
+) -> tuple[str, ...]:
     """Tensors that need a range, in graph order."""
-    needed: dict[str, None] = {}
-    for node in graph.nodes:
-        for index in inputs.get(key(node), ()):
-            needed[node.input[index]] = None
-        site = sites.get(key(node))
-        if site is not None:
-            needed.update(dict.fromkeys(node.input[index] for index in activations(graph, node)))
-            needed[site.tensor] = None
+    needed = {node.input[i] for node in tensorrt_graph.nodes for i in inputs.get(key(node), ())}
     followers = {site.tensor for site in sites.values() if site.grid_of is not None}
-    wanted = {node.input[i] for node in graph.nodes for i in inputs.get(key(node), ())}
-    return tuple(name for name in needed if name not in followers or name in wanted)
+    for node in graph.nodes:
+        if (site := sites.get(key(node))) is not None:
+            names = (*(node.input[index] for index in activations(graph, node)), site.tensor)
+            needed.update(name for name in names if name not in followers)
+    order = dict.fromkeys(name for node in tensorrt_graph.nodes for name in (*node.input, *node.output))
+    return tuple(name for name in order if name in needed)

@@ -22,6 +22,7 @@ from edgevision.export.folding import fold_constants
 from edgevision.export.graph import Graph
 from edgevision.export.graph_loading import load_graph
 from edgevision.export.placement import plan_placement
+from edgevision.export.quantisation import Quantised
 from edgevision.export.simplification import simplify
 from tests.export.networks import Net, measured, pictures, random_network, run
 
@@ -189,7 +190,9 @@ def test_every_tensorrt_graph_of_a_model_takes_any_batch() -> None:
     _head_rows(net, net.convolution(x, 16, 8, kernel=1))
     graph = net.graph("y")
     plan = plan_placement(graph)
-    emitted = emit(graph, "int8", plan, measured(graph, plan.observed, pictures((1, 3, 16, 16))))  # type: ignore[arg-type]
+    emitted = emit(
+        graph, "int8", Quantised(graph, graph, plan, measured(graph, plan.observed, pictures((1, 3, 16, 16))))
+    )  # type: ignore[arg-type]
     assert emitted.infos["tensorrt.onnx"].layers_int8 == 2
     for name in ("model.onnx", "tensorrt.onnx", "tensorrt_fp16.onnx"):
         assert_takes_any_batch(Graph(onnx.load_model_from_string(emitted.graphs[name])))

@@ -235,7 +235,7 @@ def test_a_failed_export_leaves_the_old_bundle_and_nothing_else(
     assert (out / "model.edge").read_bytes() == b"the old bundle"
 
 
-@pytest.mark.parametrize("step", ["prepare", "load_or_collect", "emit", "verify", "write_bundle"])
+@pytest.mark.parametrize("step", ["prepare", "quantise", "emit", "verify", "write_bundle"])
 def test_ctrl_c_at_any_step_leaves_nothing_behind(
     detector: Path, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

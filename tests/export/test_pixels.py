@@ -14,6 +14,7 @@ from edgevision.export.emit_cpu import count_fused, emit_cpu
 from edgevision.export.graph import Graph
 from edgevision.export.pixels import PixelInput, find_pixels
 from edgevision.export.placement import Plan, plan_placement
+from edgevision.export.quantisation import Quantised
 from edgevision.kernels.cpu import Preprocessor
 from edgevision.manifest import Preprocess
 from tests.export.networks import Extremes, Net, measured, run, sqnr_db
@@ -157,7 +158,7 @@ def test_different_means_do_no_harm_without_padding() -> None:
 def test_a_bundle_says_what_its_graphs_take() -> None:
     graph = network()
     plan, ranges = planned(graph, spec())
-    emitted = emit(graph, "int8", plan, ranges, "minmax", spec())  # type: ignore[arg-type]
+    emitted = emit(graph, "int8", Quantised(graph, graph, plan, ranges, "minmax"), spec())  # type: ignore[arg-type]
     own = emitted.infos["cpu.onnx"].preprocess
     assert own is not None
     assert own.dtype == "uint8"

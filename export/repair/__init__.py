@@ -1,0 +1,11 @@
+"""Repairs: what is changed in a float network, or beside it, so that INT8 loses less. One pass per file.
+
+| pass | before | after |
+|---|---|---|
+| `equalise` | float graph, magnitudes of the channels before quantised layers | the same function, channels alike |
+| `scale-inputs` | the above | the same function; a multiplication in front of layers whose channels still differ |
+| `clip-weights` | weights | the scale of each output channel with the least square error |
+| `correct-biases` | a quantised layer and its float twin on the same input | equal mean output per channel |
+"""
+
+REPAIRS = ("equalise", "scale-inputs", "clip-weights", "correct-biases")

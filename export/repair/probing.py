@@ -1,0 +1,104 @@
+"""Quantised layers beside their float twins, on the same float inputs: what each layer's own grids do to its sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from edgevision.backends.onnxruntime import open_session
+from edgevision.export.graph import Graph
+from edgevision.export.grids import Ranges, half_scales, range_of, to_float, to_int8, weight_scales
+from edgevision.export.placement import Plan
+from edgevision.export.qdq import QdqWriter
+from edgevision.export.repair.channel_classes import channel_axis
+from edgevision.export.structure import key, weight_of
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What quantising a layer's input and weights does to its output.
+
+    Attributes:
+        error: (pictures, channels), the mean of quantised minus float.
+        noise: (pictures, channels), the mean square of that.
+    """
+
+    error: Floats
+    noise: Floats
+
+
+def probe_layers(
+    graph: Graph, plan: Plan, ranges: Ranges, method: str, inputs: Iterable[NDArray[Any]], *, clip: bool
+) -> dict[str, Probe]:
+    """Probe every weighted layer that `plan` quantises for TensorRT, by `structure.key`.
+
+    Args:
+        graph: float, its shapes inferred; left unchanged.
+        ranges, method: of its activations' grids.
+        inputs: network inputs, one per picture.
+        clip: whether weights are clipped, see grids.weight_scales.
+
+    Raises:
+        CalibrationError: a tensor has no range.
+        SessionError: the graph does not run.
+    """
+    writer = QdqWriter(graph.copy())
+    source = writer.graph
+    grids: dict[str, str] = {}
+    layers = []
+    del source.proto.output[:]
+    for node in list(source.nodes):
+        writer.nodes.append(node)
+        weight = weight_of(source, node)
+        if weight is None or key(node) not in plan.tensorrt_inputs:
+            continue
+        tensor, values = node.input[0], source.constants[weight.name]
+        if tensor not in grids:
+            limit = range_of(ranges, tensor).symmetric_limit(method)
+            grid = writer.grid(tensor, half_scales(np.float64(limit)), np.int8(0))
+            grids[tensor] = writer.dequantize(
+                writer.quantize(tensor, grid, tensor), grid, writer.fresh(f"{tensor}/dequantized")
+            )
+        scales = weight_scales(values, weight.channel_axis, clip=clip)
+        rounded = to_float(to_int8(values, scales, weight.channel_axis), scales, weight.channel_axis)
+        twin = onnx.NodeProto.FromString(node.SerializeToString())
+        twin.input[:2] = [grids[tensor], source.add_constant(f"{weight.name}/rounded", rounded)]
+        twin.output[0] = writer.fresh(f"{node.output[0]}/twin")
+        writer.nodes.append(twin)
+        layers.append((key(node), *_measure(writer, node, twin)))
+    if not layers:
+        return {}
+    session = open_session(writer.finish().serialize(), threads=1, exact=True)
+    found: dict[str, list[tuple[Floats, Floats]]] = {layer: [] for layer, _, _ in layers}
+    for tensor_in in inputs:
+        results = session.run({session.inputs[0].name: tensor_in})
+        for layer, error, noise in layers:
+            found[layer].append((results[error].astype(np.float64), results[noise].astype(np.float64)))
+    return {
+        layer: Probe(np.stack([error for error, _ in pairs]), np.stack([noise for _, noise in pairs]))
+        for layer, pairs in found.items()
+    }
+
+
+def _measure(writer: QdqWriter, node: onnx.NodeProto, twin: onnx.NodeProto) -> Iterator[str]:
+    """Append nodes for the mean and the mean square of the difference per channel; their outputs' names."""
+    shape = writer.graph.shape(node.output[0]) or ()
+    channel = channel_axis(node) % len(shape)
+    axes = writer.graph.add_constant("probe/axes", np.array([i for i in range(len(shape)) if i != channel], np.int64))
+    difference, square = (writer.fresh(f"{node.output[0]}/{what}") for what in ("difference", "square"))
+    writer.nodes.append(helper.make_node("Sub", [twin.output[0], node.output[0]], [difference]))
+    writer.nodes.append(helper.make_node("Mul", [difference, difference], [square]))
+    for name in (difference, square):
+        mean = writer.fresh(f"{name}/mean")
+        writer.nodes.append(helper.make_node("ReduceMean", [name, axes], [mean], keepdims=0))
+        info = helper.make_tensor_value_info(mean, onnx.TensorProto.FLOAT, [shape[channel]])
+        writer.graph.proto.output.append(info)
+        yield mean
