@@ -67,7 +67,7 @@ class SelectiveSearch:
         search.setBaseImage(np.ascontiguousarray(shrunk))
         getattr(search, MODES[self._mode])()
         xywh = np.asarray(search.process(), np.float32).reshape(-1, 4)
-        scale = np.float32([wide / small[0], high / small[1]])
+        scale = np.array([wide / small[0], high / small[1]], np.float32)
         corners = np.concatenate([xywh[:, :2] * scale, (xywh[:, :2] + xywh[:, 2:]) * scale], axis=1)
         large = (corners[:, 2:] - corners[:, :2] >= self._least).all(axis=1)
         chosen: NDArray[np.float32] = corners[large][: self._limit]
