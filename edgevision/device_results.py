@@ -18,7 +18,7 @@ from edgevision.geometry import Placement
 from edgevision.host_array import HostArray
 from edgevision.kernels.cuda_masks import MAX_PROTOTYPES
 from edgevision.manifest import Manifest
-from edgevision.postprocess import Postprocess, Selection, has_box_masks, has_class_map, open_postprocess
+from edgevision.postprocess import Postprocess, Selection, has_class_map, mask_form, open_postprocess
 from edgevision.results import Result, SegmentationMap
 
 if TYPE_CHECKING:
@@ -79,11 +79,12 @@ def open_finish(
         if not has_map or (specs[0].dtype == "uint8") == (len(manifest.labels) <= 255):
             return ClassFinish(device, module, manifest, has_map, outputs, pictures_address, input_wh)
     postprocess = open_postprocess(manifest, specs, selection)
-    if has_box_masks(manifest, outputs) or (
-        manifest.task == "instance" and outputs["mask_prototypes"][0].shape[1] > MAX_PROTOTYPES
+    masks = mask_form(manifest, outputs)
+    if masks in ("boxes", "kernels") or (
+        masks == "prototypes" and outputs["mask_prototypes"][0].shape[1] > MAX_PROTOTYPES
     ):
         return HostFinish(device, manifest, postprocess, outputs)
-    if manifest.task == "instance" and selection is not None:
+    if masks is not None and selection is not None:
         return MaskFinish(device, module, manifest, selection, outputs, pictures_address, input_wh)
     if selection is not None:
         return BoxFinish(device, module, manifest, selection, outputs, pictures_address)

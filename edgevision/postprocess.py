@@ -6,7 +6,8 @@
 | detection without duplicates | `boxes`, `scores` float32 [1, n], `class_ids` int32 [1, n] (suppression: none) |
 | keypoints | detection's, and `keypoints` float32 [1, n, p, 2 or 3] in input pixels (third: confidence) |
 | instance | detection's, `mask_coefficients` float32 [1, n, m] and `mask_prototypes` float32 [1, m, h, w]; or \
-`box_masks` float32 [1, n, s, s] in 0..1, each spread over its box |
+`box_masks` float32 [1, n, s, s] in 0..1, each spread over its box; or `mask_kernels` float32 [1, n, 172] and \
+`mask_features` float32 [1, 8, h, w], see kernels/cpu_masks.py |
 | classification | `scores` float32 [1, c] in 0..1; with localisation also `boxes` float32 [1, 1, 4] |
 | semantic | `class_map` uint8 or int32 [1, h, w], or `logits` float32 [1, c, h, w] |
 """
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from edgevision.backends.base import TensorSpec
 from edgevision.errors import BundleError, UsageError
 from edgevision.geometry import Placement
-from edgevision.kernels.cpu import ClassMapper, assemble, keep, paste
+from edgevision.kernels.cpu import FEATURES, KERNELS, ClassMapper, assemble, convolve, keep, paste
 from edgevision.manifest import Manifest, Nms
 from edgevision.results import Classification, Detections, Result, SegmentationMap
 
@@ -127,8 +128,7 @@ class DetectionPostprocess:
         found = {spec.name: spec for spec in outputs}
         self._final = selection.nms.suppression == "none"
         self._has_keypoints = manifest.task == "keypoints"
-        self._has_box_masks = has_box_masks(manifest, found)
-        self._has_masks = manifest.task == "instance" and not self._has_box_masks
+        self._masks = mask_form(manifest, found)
         rows = found["boxes"].shape[1] if "boxes" in found and len(found["boxes"].shape) == 3 else 0
         wanted: dict[str, tuple[str, tuple[int, ...]]] = {"boxes": ("float32", (1, rows, 4))}
         if self._final:
@@ -137,13 +137,18 @@ class DetectionPostprocess:
         else:
             wanted["scores"] = ("float32", (1, rows, classes))
             words = f"boxes float32 [1, n, 4] and scores float32 [1, n, {classes}] (one column per label)"
-        if self._has_masks:
+        if self._masks == "prototypes":
             prototypes = found["mask_prototypes"].shape if "mask_prototypes" in found else ()
             masks = prototypes[1] if len(prototypes) == 4 else 0
             wanted["mask_coefficients"] = ("float32", (1, rows, masks))
             wanted["mask_prototypes"] = ("float32", (1, masks, *prototypes[2:]))
             words += ", mask_coefficients float32 [1, n, m] and mask_prototypes float32 [1, m, h, w]"
-        if self._has_box_masks:
+        if self._masks == "kernels":
+            features = found["mask_features"].shape if "mask_features" in found else ()
+            wanted["mask_kernels"] = ("float32", (1, rows, KERNELS))
+            wanted["mask_features"] = ("float32", (1, FEATURES, *features[2:]))
+            words += f", mask_kernels float32 [1, n, {KERNELS}] and mask_features float32 [1, {FEATURES}, h, w]"
+        if self._masks == "boxes":
             side = found["box_masks"].shape[-1]
             wanted["box_masks"] = ("float32", (1, rows, side, side))
             words += ", box_masks float32 [1, n, s, s]"
@@ -169,18 +174,24 @@ class DetectionPostprocess:
         found = Detections(xyxy, confidence, class_id, self._names)
         if self._has_keypoints:
             found.keypoints = source_keypoints(outputs["keypoints"][0][rows], placement)
-        if self._has_masks:
+        if self._masks == "prototypes":
             prototypes, coefficients = outputs["mask_prototypes"][0], outputs["mask_coefficients"][0][rows]
             found.mask = assemble(prototypes, coefficients, xyxy, placement, placement.source_wh)
-        if self._has_box_masks:
+        if self._masks == "kernels":
+            features, kernels = outputs["mask_features"][0], outputs["mask_kernels"][0][rows]
+            found.mask = convolve(features, kernels, xyxy, placement, placement.source_wh)
+        if self._masks == "boxes":
             whole = placement.points_to_source(boxes[rows].reshape(-1, 2, 2)).reshape(-1, 4)  # not clipped, as the map
             found.mask = paste(outputs["box_masks"][0][rows], whole, placement.source_wh)
         return found
 
 
-def has_box_masks(manifest: Manifest, outputs: Container[str]) -> bool:
-    """Whether masks come as one small map per box; otherwise as coefficients and prototypes."""
-    return manifest.task == "instance" and "box_masks" in outputs
+def mask_form(manifest: Manifest, outputs: Container[str]) -> str | None:
+    """How masks come: `boxes`: one small map per box; `kernels`: a small network per box; else `prototypes` and
+    coefficients. None for tasks without masks."""
+    if manifest.task != "instance":
+        return None
+    return "boxes" if "box_masks" in outputs else "kernels" if "mask_kernels" in outputs else "prototypes"
 
 
 def source_keypoints(points: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ _QUANTISED = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv"
 _RESERVED = frozenset(
     [
         *("boxes", "scores", "class_ids", "keypoints", "mask_coefficients", "mask_prototypes", "box_masks"),
-        *("class_map", "logits"),
+        *("mask_kernels", "mask_features", "class_map", "logits"),
     ]
 )
 

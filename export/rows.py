@@ -42,12 +42,15 @@ def map_rows(decode: Decode, tensor: str, columns: int, *, channels_last: bool =
     return decode.op("Reshape", last, decode.constant("map/shape", np.array([0, -1, columns])), stem="map/rows")
 
 
-def maps_by_stride(model: SourceModel, strides: Sequence[int]) -> dict[int, list[str]] | Refusal:
-    """The outputs as float32 maps [1,C,h,w], those of one stride together; each of `strides` must have some."""
+def maps_by_stride(
+    model: SourceModel, strides: Sequence[int], outputs: Sequence[str] | None = None
+) -> dict[int, list[str]] | Refusal:
+    """The outputs (or those given) as float32 maps [1,C,h,w], those of one stride together; each of `strides` must have
+    some."""
     graph, (width, height) = model.graph, model.image.wh
     found: dict[int, list[str]] = {stride: [] for stride in strides}
     sizes = {(-(-height // stride), -(-width // stride)): stride for stride in strides}
-    for name in graph.outputs:
+    for name in graph.outputs if outputs is None else outputs:
         shape = graph.shape(name) or ()
         stride = sizes.get(shape[2:]) if len(shape) == 4 and shape[0] == 1 else None
         if stride is None or graph.dtype(name) != onnx.TensorProto.FLOAT:

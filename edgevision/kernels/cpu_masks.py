@@ -1,12 +1,16 @@
-"""Instance masks at any size: from prototypes (YOLACT, Bolya et al., arXiv:1904.02689), each within its box, or from a
-small map per box (Mask R-CNN, He et al., arXiv:1703.06870).
+"""Instance masks at any size: from prototypes (YOLACT, Bolya et al., arXiv:1904.02689) or from a small network of each
+detection's own (conditional convolutions, Tian et al., arXiv:2003.05664, as in RTMDet-Ins, arXiv:2212.07784), each
+within its box, or from a small map per box (Mask R-CNN, He et al., arXiv:1703.06870).
 
-With prototypes a mask's logits are a sum of the picture's prototypes, weighted by the detection's coefficients. A pixel
-of the mask belongs to the object where its centre lies in the box and the logits, interpolated bilinearly there, are
-positive: the sigmoid above one half.
+With prototypes a mask's logits are a sum of the picture's prototypes, weighted by the detection's coefficients; with
+kernels they are what three 1x1 convolutions make of the picture's features and of where a cell lies. A pixel of the
+mask belongs to the object where its centre lies in the box and the logits, interpolated bilinearly there, are positive:
+the sigmoid above one half.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +18,14 @@ from numpy.typing import NDArray
 from edgevision.geometry import Placement
 
 f32 = np.float32
+Cells = tuple[slice, slice]
+"""Rows and columns of a map."""
+FEATURES, HIDDEN = 8, 8
+"""Channels of the features that kernels are applied to, and of what lies between them."""
+_PARAMETERS = ((FEATURES + 2) * HIDDEN, HIDDEN * HIDDEN, HIDDEN, HIDDEN, HIDDEN, 1)
+KERNELS = sum(_PARAMETERS) + 3
+"""Numbers of a detection's kernels: weights [out, in] of the first layer (x, y, then features), of the second, of the
+third; their biases; then the point that x and y are measured from, input pixels, and how many of those are one."""
 
 
 def assemble(
@@ -35,18 +47,68 @@ def assemble(
     Returns:
         (k, size h, size w) bool.
     """
-    across = _Axis(size_wh[0], prototypes.shape[2], placement, 0)
-    down = _Axis(size_wh[1], prototypes.shape[1], placement, 1)
+
+    def logits(number: int, cells: Cells) -> NDArray[np.float32]:
+        return np.tensordot(coefficients[number], prototypes[:, cells[0], cells[1]], axes=1)
+
+    return _within_boxes(logits, prototypes.shape[1:], xyxy, placement, size_wh)
+
+
+def convolve(
+    features: NDArray[np.float32],
+    kernels: NDArray[np.float32],
+    xyxy: NDArray[np.float32],
+    placement: Placement,
+    size_wh: tuple[int, int],
+) -> NDArray[np.bool_]:
+    """The masks of one picture's detections, by their own kernels.
+
+    Args:
+        features: (FEATURES, h, w) float32; cover the network's input at any resolution.
+        kernels: (k, KERNELS) float32.
+        xyxy, placement, size_wh: see `assemble`.
+
+    Returns:
+        (k, size h, size w) bool.
+    """
+    _, height, width = features.shape
+    x = np.arange(width, dtype=f32) * f32(placement.input_wh[0] / width)
+    y = np.arange(height, dtype=f32) * f32(placement.input_wh[1] / height)
+
+    def logits(number: int, cells: Cells) -> NDArray[np.float32]:
+        rows, columns = cells
+        first, second, third, *biases, place = np.split(kernels[number], np.cumsum(_PARAMETERS))
+        seen = features[:, rows, columns]
+        far = np.empty((2, *seen.shape[1:]), np.float32)
+        far[0], far[1] = (place[0] - x[columns]) / place[2], ((place[1] - y[rows]) / place[2])[:, None]
+        layer = np.concatenate([far, seen]).reshape(FEATURES + 2, -1)
+        for weights, bias in ((first, biases[0]), (second, biases[1])):
+            layer = np.maximum(weights.reshape(HIDDEN, -1) @ layer + bias[:, None], f32(0))
+        result: NDArray[np.float32] = (third @ layer + biases[2]).reshape(seen.shape[1:])
+        return result
+
+    return _within_boxes(logits, features.shape[1:], xyxy, placement, size_wh)
+
+
+def _within_boxes(
+    logits: Callable[[int, Cells], NDArray[np.float32]],
+    map_hw: tuple[int, ...],
+    xyxy: NDArray[np.float32],
+    placement: Placement,
+    size_wh: tuple[int, int],
+) -> NDArray[np.bool_]:
+    """Where logits are positive, within each box; `logits` makes those of a detection's cells."""
+    across = _Axis(size_wh[0], map_hw[1], placement, 0)
+    down = _Axis(size_wh[1], map_hw[0], placement, 1)
     masks = np.zeros((len(xyxy), size_wh[1], size_wh[0]), np.bool_)
-    for mask, weights, (x1, y1, x2, y2) in zip(masks, coefficients, xyxy, strict=True):
+    for number, (mask, (x1, y1, x2, y2)) in enumerate(zip(masks, xyxy, strict=True)):
         columns, rows = across.within(x1, x2), down.within(y1, y2)
         if columns.start == columns.stop or rows.start == rows.stop:
             continue
         x0, x_next, x_part = across.cells(columns)
         y0, y_next, y_part = down.cells(rows)
-        under = np.s_[:, y0[0] : y_next[-1] + 1, x0[0] : x_next[-1] + 1]
-        logits = np.tensordot(weights, prototypes[under], axes=1)
-        tall = _between(logits[y0 - y0[0]], logits[y_next - y0[0]], y_part[:, None])
+        under = logits(number, np.s_[y0[0] : y_next[-1] + 1, x0[0] : x_next[-1] + 1])
+        tall = _between(under[y0 - y0[0]], under[y_next - y0[0]], y_part[:, None])
         mask[rows, columns] = _between(tall[:, x0 - x0[0]], tall[:, x_next - x0[0]], x_part) > 0
     return masks
 
