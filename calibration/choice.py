@@ -7,7 +7,7 @@ everything before them in float; the error is that of their outputs.
 
 A few pictures say little about rare large values, so a method must win on every one of 16 pictures, most of which only
 the few methods see that won on the first two (a race, after O. Maron and A. Moore, "Hoeffding Races", NIPS 1993). On
-five networks and 20 other pictures no such choice was worse than the mean square error's.
+three networks and 20 other pictures no such choice was worse than the mean square error's.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def saturation(table: RangeTable, images: CalibrationImages | None) -> dict[str,
         growth: per share of the pictures, in an order drawn by content: how many `pictures` up to it, the part of the
             final range that had been `reached`, on average, and how many ranges were `complete`.
         held_back: the last quarter: how many ranges it `widened` by more than GROWTH, the `worst` of them.
-        set_by: the pictures that set most ranges: `picture`, `ranges`, `stretched` (tensors that it made more than
-            STRETCHED times as wide as any other picture did).
+        stretched: how many ranges a single picture made more than STRETCHED times as wide as all others.
+        set_by: the pictures that set most ranges: `picture`, `ranges`, `stretched` (the tensors).
         farthest: per tensor its `limit`, the `picture` that set it and the limit `without` that picture.
     """
     growth = _distinct(table)
@@ -59,6 +59,7 @@ def saturation(table: RangeTable, images: CalibrationImages | None) -> dict[str,
             "widened": len(widened),
             "worst": None if worst is None else {"tensor": worst, **_ends(growth[worst])},
         },
+        "stretched": sum(map(_stretched, growth.values())),
         "set_by": [
             {
                 "picture": names.get(digest, digest),
@@ -95,11 +96,11 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
         verdict += "more would make them surer"
     if not top:
         return [verdict]
-    stretched = sum(len(entry["stretched"]) for entry in facts["set_by"])
+    stretched = f"{facts['stretched']} ranges are" if facts["stretched"] else "no range is"
     return [
         verdict,
-        f"{top[0]['picture']} set most ranges, {top[0]['ranges']} of {facts['ranges']}; single pictures stretched "
-        f"{stretched} ranges to more than {STRETCHED:g} times what all others need",
+        f"{top[0]['picture']} set most ranges, {top[0]['ranges']} of {facts['ranges']}; {stretched} more than "
+        f"{STRETCHED:g} times as wide for the sake of a single picture",
     ]
 
 
