@@ -85,8 +85,7 @@ def test_ctrl_c_and_another_start_give_the_table_of_one_run(tmp_path: Path) -> N
     pictures = write_jpegs(tmp_path / "pictures", 60)
     names = np.random.default_rng(1).permutation(60).tolist()
     shuffled = write_jpegs(tmp_path / "shuffled", 60, names)
-    ranges, whole, finished = tmp_path / "ranges.json", tmp_path / "whole.json", 0
-    part = tmp_path / "ranges.json.part"
+    ranges, finished = tmp_path / "ranges.json", 0
     for _ in range(2):
         with subprocess.Popen(
             export(model, pictures, ranges, _SLOW), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -102,6 +101,7 @@ def test_ctrl_c_and_another_start_give_the_table_of_one_run(tmp_path: Path) -> N
         assert process.returncode == 130
         assert "Traceback" not in error
         assert not ranges.exists()
+        (part,) = tmp_path.glob("ranges.json*.part")  # of the first pass, be it for channels or for ranges
         now = len(json.loads(part.read_bytes())["done"])
         assert finished + 5 < now < 60
         finished = now
@@ -109,11 +109,13 @@ def test_ctrl_c_and_another_start_give_the_table_of_one_run(tmp_path: Path) -> N
     report = tmp_path / "report.json"
     command = [*export(model, pictures, ranges), "--json", str(report)]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
-    steps = {step["name"]: step["facts"] for step in json.loads(report.read_bytes())["steps"]}
-    assert f"{finished} of them were finished in an earlier run" in steps["calibrate"]["origin"]
-    assert not part.exists()
+    assert f"{finished} of them were finished in an earlier run" in report.read_text()
+    assert not list(tmp_path.glob("ranges.json*.part"))
     for sentence in ("the last quarter of 60 pictures widened", ".jpg set most ranges"):
         assert sentence in said
-    subprocess.run(export(model, shuffled, whole), cwd=ROOT, capture_output=True, timeout=120, check=True)
-    assert ranges.read_bytes() == whole.read_bytes()
-    assert Path(steps["calibrate"]["saturation"]["set_by"][0]["picture"]).suffix == ".jpg"
+    subprocess.run(
+        export(model, shuffled, tmp_path / "whole.json"), cwd=ROOT, capture_output=True, timeout=120, check=True
+    )
+    for written in tmp_path.glob("ranges.json*"):
+        assert written.read_bytes() == (tmp_path / written.name.replace("ranges", "whole")).read_bytes()
+    assert ranges.exists()
