@@ -70,3 +70,40 @@ class TestOnTheDevice:
         fields = {"address": 0x1000, "size_wh": (640, 480), "pixel_format": "bgr", "pitch_bytes": 1920}
         with pytest.raises(UsageError, match=message):
             DevicePicture(**{**fields, **changes}, download=lambda: IMAGE)
+
+
+def picture_at(address: int, pixel_format: str, **planes: int) -> DevicePicture:
+    """64x48 pixels with rows of 256 bytes."""
+    pixels = np.arange(48 * 64 * 3, dtype=np.uint32).astype(np.uint8).reshape(48, 64, 3)
+    return DevicePicture(address, (64, 48), pixel_format, 256, lambda: pixels, **planes)  # type: ignore[arg-type]
+
+
+def test_a_part_of_a_picture_lies_in_the_same_memory() -> None:
+    whole = picture_at(1 << 20, "bgr")
+    part = whole.part(5, 7, 15, 27)
+    assert (part.address, part.size_wh, part.pitch_bytes) == ((1 << 20) + 7 * 256 + 5 * 3, (10, 20), 256)
+    assert part.owner is whole
+    np.testing.assert_array_equal(part.download(), whole.download()[7:27, 5:15])
+    again = part.part(1, 2, 4, 4)
+    assert again.address == (1 << 20) + 9 * 256 + 6 * 3
+
+
+@pytest.mark.parametrize("planes", [{}, {"chroma_address": 1 << 24, "chroma_pitch_bytes": 512}])
+def test_a_part_of_nv12_has_its_share_of_the_chroma(planes: dict[str, int]) -> None:
+    part = picture_at(1 << 20, "nv12", **planes).part(6, 8, 33, 21)
+    begin, pitch = planes.get("chroma_address", (1 << 20) + 48 * 256), planes.get("chroma_pitch_bytes", 256)
+    assert part.address == (1 << 20) + 8 * 256 + 6
+    assert (part.chroma_address, part.chroma_pitch_bytes) == (begin + 4 * pitch + 6, pitch)
+    assert part.size_wh == (27, 13)
+
+
+@pytest.mark.parametrize("corners", [(0, 0, 0, 5), (-1, 0, 5, 5), (0, 0, 65, 5), (0, 9, 5, 49), (5, 5, 4, 9)])
+def test_a_part_lies_within_its_picture(corners: tuple[int, int, int, int]) -> None:
+    with pytest.raises(UsageError, match="x1 < x2 <= 64, y1 < y2 <= 48; got"):
+        picture_at(1 << 20, "bgr").part(*corners)
+
+
+def test_a_part_of_nv12_begins_at_even_pixels() -> None:
+    for corners in ((1, 0, 9, 9), (0, 3, 9, 9)):
+        with pytest.raises(UsageError, match="x1 and y1 even"):
+            picture_at(1 << 20, "nv12").part(*corners)
