@@ -6,7 +6,7 @@
 | detection without duplicates | `boxes`, `scores` float32 [1, n], `class_ids` int32 [1, n] (suppression: none) |
 | keypoints | detection's, and `keypoints` float32 [1, n, p, 2 or 3] in input pixels (third: confidence) |
 | instance | detection's, `mask_coefficients` float32 [1, n, m] and `mask_prototypes` float32 [1, m, h, w]; or \
-`box_masks` float32 [1, n, s, s] in 0..1, each spread over its box; or `mask_kernels` float32 [1, n, 172] and \
+`box_masks` float32 [1, n, s, s] in 0..1, each spread over its box; or `mask_kernels` float32 [1, n, 173] and \
 `mask_features` float32 [1, 8, h, w], see kernels/cpu_masks.py |
 | classification | `scores` float32 [1, c] in 0..1; with localisation also `boxes` float32 [1, 1, 4] |
 | semantic | `class_map` uint8 or int32 [1, h, w], or `logits` float32 [1, c, h, w] |

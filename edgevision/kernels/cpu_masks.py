@@ -23,9 +23,10 @@ Cells = tuple[slice, slice]
 FEATURES, HIDDEN = 8, 8
 """Channels of the features that kernels are applied to, and of what lies between them."""
 _PARAMETERS = ((FEATURES + 2) * HIDDEN, HIDDEN * HIDDEN, HIDDEN, HIDDEN, HIDDEN, 1)
-KERNELS = sum(_PARAMETERS) + 3
+KERNELS = sum(_PARAMETERS) + 4
 """Numbers of a detection's kernels: weights [out, in] of the first layer (x, y, then features), of the second, of the
-third; their biases; then the point that x and y are measured from, input pixels, and how many of those are one."""
+third; their biases; then the point that x and y are measured from, input pixels, and how many of those are one in x and
+in y."""
 
 
 def assemble(
@@ -80,7 +81,7 @@ def convolve(
         first, second, third, *biases, place = np.split(kernels[number], np.cumsum(_PARAMETERS))
         seen = features[:, rows, columns]
         far = np.empty((2, *seen.shape[1:]), np.float32)
-        far[0], far[1] = (place[0] - x[columns]) / place[2], ((place[1] - y[rows]) / place[2])[:, None]
+        far[0], far[1] = (place[0] - x[columns]) / place[2], ((place[1] - y[rows]) / place[3])[:, None]
         layer = np.concatenate([far, seen]).reshape(FEATURES + 2, -1)
         for weights, bias in ((first, biases[0]), (second, biases[1])):
             layer = np.maximum(weights.reshape(HIDDEN, -1) @ layer + bias[:, None], f32(0))

@@ -99,4 +99,5 @@ def bgr_from_nv12(luma: NDArray[np.uint8], chroma: NDArray[np.uint8]) -> NDArray
 def grey_from_bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(h, w, 1) uint8 from (h, w, 3) uint8 BGR."""
     total = image.astype(np.int64) @ np.array([3735, 19235, 9798]) + (1 << 14)
-    return (total >> 15).astype(np.uint8)[:, :, None]
+    grey: NDArray[np.uint8] = (total >> 15).astype(np.uint8)[:, :, None]
+    return grey

@@ -70,11 +70,12 @@ class RtmdetHead:
         if "kernels" in match.found:
             kernels = [map_rows(decode, name, _PARAMETERS) for name in match.found["kernels"]]
             # The point of each location, and what its coordinates are measured in.
-            places = np.concatenate([grid * stride, stride * 8], axis=1)[None].astype(np.float32)
+            places = np.concatenate([grid * stride, stride * 8, stride * 8], axis=1)[None].astype(np.float32)
             rows = decode.op("Concat", *kernels, stem="masks/rows", axis=1)
-            outputs["mask_kernels"] = decode.op(
-                "Concat", rows, decode.constant("masks/places", places), stem="masks/kernels", axis=2
-            )
+            # Added to nothing, not joined: so there are as many as pictures.
+            nothing = decode.op("Sub", distances, distances, stem="masks/nothing")
+            place = decode.op("Add", nothing, decode.constant("masks/places", places), stem="masks/place")
+            outputs["mask_kernels"] = decode.op("Concat", rows, place, stem="masks/kernels", axis=2)
             outputs["mask_features"] = match.found["features"]
         decode.finish({name: (tensor, onnx.TensorProto.FLOAT) for name, tensor in outputs.items()})
         preprocess = PreprocessDefaults(

@@ -25,18 +25,18 @@ FP32 = ExportConfig(precision="fp32")
 
 def rtmdet_ins_model(classes: int = 3, parameters: int = 169) -> onnx.ModelProto:
     b = Builder(51)
-    x = b.op("Relu", b.conv("image", 3, 12, stride=2, gain=1.6))
-    x = b.op("Relu", b.conv(x, 12, 12, stride=2, gain=1.6))
+    x = b.op("Relu", b.conv("image", 3, 16, stride=2, gain=1.6))
+    x = b.op("Relu", b.conv(x, 16, 16, stride=2, gain=1.6))
     names: dict[str, list[str]] = {"cls": [], "reach": [], "kernel": []}
     finest = ""
     for stride in STRIDES:
-        x = b.op("Relu", b.conv(x, 12, 12, stride=2, gain=1.6))
+        x = b.op("Relu", b.conv(x, 16, 16, stride=2, gain=1.6))
         finest = finest or x
-        names["cls"].append(b.op("Identity", b.conv(x, 12, classes, kernel=1, gain=3), out=f"cls{stride}"))
-        reach = b.op("Relu", b.conv(x, 12, 4, kernel=1, gain=2))
+        names["cls"].append(b.op("Identity", b.conv(x, 16, classes, kernel=1, gain=3), out=f"cls{stride}"))
+        reach = b.op("Relu", b.conv(x, 16, 4, kernel=1, gain=2))
         names["reach"].append(b.op("Mul", reach, b.constant(np.float32(stride)), out=f"reach{stride}"))
-        names["kernel"].append(b.op("Identity", b.conv(x, 12, parameters, kernel=1, gain=1.5), out=f"kernel{stride}"))
-    b.op("Identity", b.conv(finest, 12, 8, kernel=1, gain=1.5), out="mask_feat")
+        names["kernel"].append(b.op("Identity", b.conv(x, 16, parameters, kernel=1, gain=1.5), out=f"kernel{stride}"))
+    b.op("Identity", b.conv(finest, 16, 8, kernel=1, gain=1.5), out="mask_feat")
     outputs = [*names["cls"], *names["reach"], *names["kernel"], "mask_feat"]
     return b.model({"image": [1, 3, *SIDE_HW]}, outputs)
 
@@ -74,7 +74,9 @@ def test_boxes_scores_and_kernels_of_each_location(classes: int) -> None:
         np.testing.assert_allclose(got["boxes"][0, number], box, rtol=1e-5, atol=1e-3)
         np.testing.assert_allclose(got["scores"][0, number], sigmoid(raw[f"cls{stride}"][0, :, y, x]), atol=1e-6)
         np.testing.assert_array_equal(got["mask_kernels"][0, number, :169], raw[f"kernel{stride}"][0, :, y, x])
-        np.testing.assert_array_equal(got["mask_kernels"][0, number, 169:], [x * stride, y * stride, stride * 8])
+        np.testing.assert_array_equal(
+            got["mask_kernels"][0, number, 169:], [x * stride, y * stride, stride * 8, stride * 8]
+        )
     np.testing.assert_array_equal(got["mask_features"], raw["mask_feat"])
 
 
@@ -95,10 +97,13 @@ def test_masks_are_those_of_convolutions_over_the_whole_picture(tmp_path: Path) 
     boxes = np.array(
         [np.array([x * s, y * s] * 2) + raw[f"reach{s}"][0, :, y, x] * [-1, -1, 1, 1] for s, x, y in locations]
     )
+    certain = np.array([sigmoid(raw[f"cls{s}"][0, :, y, x]).max() for s, x, y in locations])
+    limits = np.array([192, 128, 192, 128])
     overlaps = []
-    for mask, box in zip(found.mask, found.xyxy, strict=True):
-        limits = np.array([192, 128, 192, 128])
-        stride, column, row = locations[int(np.abs((boxes * 2).clip(0, limits) - box).max(axis=1).argmin())]
+    for mask, box, confidence in zip(found.mask, found.xyxy, found.confidence, strict=True):
+        off = np.abs((boxes * 2).clip(0, limits) - box).max(axis=1) + 1000 * np.abs(certain - confidence)
+        stride, column, row = locations[int(off.argmin())]
+        assert off.min() < 0.1
         whole = logits(raw["mask_feat"][0], raw[f"kernel{stride}"][0, :, row, column], stride, column, row)
         other = np.asarray(cv2.resize(whole, (192, 128), interpolation=cv2.INTER_LINEAR)) > 0
         x, y = np.arange(192) + 0.5, np.arange(128)[:, None] + 0.5

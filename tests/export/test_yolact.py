@@ -54,14 +54,14 @@ def yolact_model(
 ) -> onnx.ModelProto:
     """One prediction module at five strides; `stated` priors become an output, `loc` replaces the box offsets."""
     b, per_cell = Builder(41), 9 if variant == "YOLACT++" else 3
-    x = b.op("Relu", b.conv("image", 3, 8, stride=2, gain=1.5))
-    fine = x = b.op("Relu", b.conv(x, 8, 12, stride=2, gain=1.5))
+    x = b.op("Relu", b.conv("image", 3, 16, stride=2, gain=1.5))
+    fine = x = b.op("Relu", b.conv(x, 16, 16, stride=2, gain=1.5))
     widths = {"loc": 4, "conf": classes + 1, "mask": MASKS}
     parts: dict[str, list[str]] = {name: [] for name in widths}
     for _ in STRIDES:
-        x = b.op("Relu", b.conv(x, 12, 12, stride=2, gain=1.5))
+        x = b.op("Relu", b.conv(x, 16, 16, stride=2, gain=1.5))
         for name, width in widths.items():
-            turned = b.op("Transpose", b.conv(x, 12, per_cell * width, kernel=1, gain=2), perm=[0, 2, 3, 1])
+            turned = b.op("Transpose", b.conv(x, 16, per_cell * width, kernel=1, gain=2), perm=[0, 2, 3, 1])
             flat = b.op("Reshape", turned, b.constant(np.array([1, -1, width])))
             parts[name].append(b.op("Tanh", flat) if name == "mask" and tanh else flat)
     joined = {name: b.op("Concat", *rows, axis=1) for name, rows in parts.items()}
@@ -72,7 +72,7 @@ def yolact_model(
     else:
         silent = b.op("Mul", joined["loc"], b.constant(np.float32(0)))
         b.op("Add", silent, b.constant(loc[None].astype(np.float32)), out="loc")
-    prototypes = b.conv(fine, 12, MASKS, kernel=1, gain=1.5)
+    prototypes = b.conv(fine, 16, MASKS, kernel=1, gain=1.5)
     b.op("Transpose" if last else "Identity", prototypes, out="proto", **({"perm": [0, 2, 3, 1]} if last else {}))
     outputs = ["loc", "conf", "mask", "proto"]
     if stated is not None:
