@@ -45,6 +45,22 @@ def emit_tensorrt(
         CalibrationError: a tensor has no range, or its range has no FP16 scale.
         ModelError: the result breaks one of TensorRT's rules (a bug worth reporting).
     """
+    written = write_qdq(graph, plan, ranges, method, corrections=corrections, clip_weights=clip_weights)
+    result = to_half(written, islands)
+    validate_tensorrt(result)
+    return result
+
+
+def write_qdq(
+    graph: Graph,
+    plan: Plan,
+    ranges: Ranges,
+    method: str = "mse",
+    *,
+    corrections: Mapping[str, Floats] | None = None,
+    clip_weights: bool = False,
+) -> Graph:
+    """The INT8 graph with float32 between the grids; arguments and errors as for `emit_tensorrt`."""
     source = graph.copy()
     writer = QdqWriter(source)
     dequantized: dict[str, str] = {}
@@ -70,9 +86,7 @@ def emit_tensorrt(
                 inputs[2:] = [_corrected(source, node, corrections[key(node)])]
         node.input[:] = inputs
         writer.nodes.append(node)
-    result = to_half(writer.finish(), islands)
-    validate_tensorrt(result)
-    return result
+    return writer.finish()
 
 
 def _corrected(graph: Graph, node: onnx.NodeProto, correction: Floats) -> str:

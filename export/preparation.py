@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+import edgevision
 from edgevision.errors import BundleError, ModelError, UsageError
 from edgevision.export.baked_grids import check_grids
 from edgevision.export.config import ExportConfig
@@ -25,7 +26,7 @@ from edgevision.export.side_inputs import fix_side_inputs
 from edgevision.export.simplification import simplify
 from edgevision.export.unpooling import rewrite_unpooling
 from edgevision.labels import load_labels
-from edgevision.manifest import Nms, Preprocess
+from edgevision.manifest import GraphInfo, Manifest, Nms, Preprocess
 
 _ELEMENTS_PER_TENSOR = 1 << 28
 # Numbers of classes that stand for one public data set: COCO's boxes, numbered anew or by category id (with a column
@@ -60,6 +61,23 @@ class PreparedModel:
     nms: Nms | None
     source_sha256: str
     report: ExportReport
+
+    def manifest(self, graphs: dict[str, GraphInfo], cpu_graph: str, reason: str) -> Manifest:
+        """The manifest of a bundle with these graphs; `cpu_graph` runs on the CPU, for this `reason`."""
+        return Manifest(
+            name=self.name,
+            task=self.task,
+            family=self.family,
+            precision=self.report.precision,
+            labels=self.labels or tuple(map(str, range(self.classes))),  # nameless classes go by number
+            preprocess=self.preprocess,
+            graphs=graphs,
+            nms=self.nms,
+            cpu_graph=cpu_graph,
+            cpu_graph_reason=reason,
+            source_sha256=self.source_sha256,
+            producer=f"edgevision {edgevision.__version__}",
+        )
 
 
 def prepare(source: Path | str | bytes, config: ExportConfig, report: ExportReport | None = None) -> PreparedModel:

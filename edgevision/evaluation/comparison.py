@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from edgevision.evaluation.agreement import Agreement
 from edgevision.evaluation.datasets import Dataset, PictureSet
 from edgevision.evaluation.evaluator import check_repeats, result, spread, standard_error
 from edgevision.evaluation.judging import Judge, Score
-from edgevision.evaluation.running import dithers, run_pictures
+from edgevision.evaluation.running import Dither, dithers, run_pictures
 from edgevision.evaluation.showcase import Shown, show
 from edgevision.model import Model
 from edgevision.progress import Progress
@@ -55,6 +56,7 @@ def compare_graphs(
     confidence: float | None = None,
     limit: int | None = None,
     pictures: int = 0,
+    seeds: Sequence[int] = (),
     quiet: bool = True,
 ) -> Comparison:
     """Evaluate every graph that a bundle holds, on the CPU, picture by picture beside the float graph.
@@ -63,6 +65,7 @@ def compare_graphs(
         bundle, repeats, confidence, limit, quiet: as for `evaluate`.
         dataset: labelled, or pictures alone: then there is agreement with the float graph, and no accuracy.
         pictures: how many of those on which the graphs differ most are drawn.
+        seeds: of the dithers, one run each, in place of the first `repeats`.
 
     Returns:
         Of its data: `bundle`, `task`, `images`, `labelled`, `threshold`, `repeats`; `graphs` {graph: the result of
@@ -79,15 +82,16 @@ def compare_graphs(
     names = [graph for graph in GRAPHS if graph in manifest.graphs]
     agreements = [Agreement(judge.threshold) for _ in names[1:]]
     runs: list[list[dict[str, Any]]] = [[] for _ in names]
+    dithered = seeds or (range(repeats) if repeats > 1 else ())
     with ExitStack() as stack:
         models = [stack.enter_context(_open(bundle, name, judge)) for name in names]
-        total = len(judge.pictures) * repeats
+        noises: list[list[Dither | None]] = [dithers(models, seed) for seed in dithered] or [[None] * len(models)]
+        total = len(judge.pictures) * len(noises)
         with Progress(f"comparing the graphs of {manifest.name}", total, quiet=quiet) as progress:
-            for run in range(repeats):
+            for noise in noises:
                 for agreement in agreements:
                     agreement.runs.append({})
                 taker = _Taker([judge.score() for _ in names], agreements)
-                noise = dithers(models, run) if repeats > 1 else [None] * len(models)
                 run_pictures(models, noise, judge.pictures, range(len(judge.pictures)), taker, progress)
                 for figures, score in zip(runs, taker.scores, strict=True):
                     figures.append(score.metrics())
@@ -96,8 +100,7 @@ def compare_graphs(
             for name, model, figures in zip(names, models, runs, strict=True)
         }
         worst = _worst_pictures(agreements, pictures)
-        noise = dithers(models, 0) if repeats > 1 else [None] * len(models)
-        shown = show(models, noise, judge, worst, agreements)
+        shown = show(models, noises[0], judge, worst, agreements)
     for found in results.values():
         found["loss_points"] = _loss(results[REFERENCE], found)
     for name, agreement in zip(names[1:], agreements, strict=True):
@@ -109,7 +112,7 @@ def compare_graphs(
         "images": len(judge.pictures),
         "labelled": not isinstance(dataset, PictureSet),
         "threshold": judge.threshold,
-        "repeats": repeats,
+        "repeats": len(noises),
         "graphs": results,
         "layers": worst_layers(report),
         "fp16": report["fp16"] if isinstance(report.get("fp16"), dict) else None,

@@ -1,0 +1,184 @@
+"""How much each quantised layer harms what the network says: its decoded outputs, no labels needed.
+
+One layer at a time is quantised as TensorRT's graph has it, all others stay float. The noise of the outputs is measured
+after the decode, where it counts: scores, and of boxes only those of likely candidates, in units of the box. Raw maps
+would be judged by the boxes of background anchors, which nobody ever sees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgevision.export.emit_tensorrt import write_qdq
+from edgevision.export.graph import Graph
+from edgevision.export.quantisation import Quantised
+from edgevision.export.structure import WEIGHTED, decode_nodes, key, multiply_adds
+from edgevision.export.verification import Outputs, run_graph
+from edgevision.progress import Progress
+
+PICTURES = 4
+# From where a candidate's box counts; where a picture has none, its best ones do.
+_LIKELY, _BEST = 0.05, 20
+_LEAST, _MOST = 1e-20, 1e20
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node that TensorRT's graph quantises.
+
+    Attributes:
+        key: see structure.key.
+        node: its name.
+        multiply_adds: of one picture; of a residual Add its additions.
+        noise: noise over signal of the decoded outputs when it alone is quantised.
+    """
+
+    key: str
+    node: str
+    multiply_adds: int
+    noise: float
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal over noise of the decoded outputs, dB."""
+        return round(-10 * math.log10(min(max(self.noise, _LEAST), _MOST)), 2)
+
+
+def measure_layers(
+    quantised: Quantised,
+    inputs: Sequence[NDArray[Any]],
+    known: Mapping[str, float],
+    keep: Callable[[str, float], None],
+    *,
+    quiet: bool,
+) -> list[Layer]:
+    """Every node that `quantised.plan` quantises for TensorRT, in graph order.
+
+    Args:
+        inputs: network inputs, one per picture.
+        known: noise by key, from an earlier run; these are not measured again.
+        keep: called with key and noise as soon as one is measured, from one thread.
+
+    Raises:
+        CalibrationError: a tensor has no range.
+        ModelError: a graph does not run.
+    """
+    graph = _observable(quantised.tensorrt_graph)
+    nodes = [node for node in graph.nodes if key(node) in quantised.plan.tensorrt_inputs]
+    waiting = [node for node in nodes if key(node) not in known]
+    found = dict(known)
+    if waiting:
+        reference = run_graph(graph.serialize(), inputs, exact=True)
+
+        def measure(node: onnx.NodeProto) -> tuple[str, float]:
+            inputs_of_one = {key(node): quantised.plan.tensorrt_inputs[key(node)]}
+            plan = dataclasses.replace(quantised.plan, tensorrt_inputs=inputs_of_one)
+            alone = write_qdq(
+                graph,
+                plan,
+                quantised.ranges,
+                quantised.method,
+                corrections=quantised.corrections,
+                clip_weights=quantised.clip_weights,
+            )
+            return key(node), noise_share(reference, run_graph(alone.serialize(), inputs, exact=True))
+
+        workers = min(len(waiting), os.cpu_count() or 1)
+        with (
+            Progress("how much each layer harms", len(waiting), quiet=quiet) as progress,
+            ThreadPoolExecutor(workers, "sensitivity") as pool,
+        ):
+            try:
+                for layer, noise in pool.map(measure, waiting):
+                    found[layer] = noise
+                    keep(layer, noise)
+                    progress.update()
+            finally:  # after an error or Ctrl-C the layers in work are finished, no others begun
+                pool.shutdown(cancel_futures=True)
+    return [Layer(key(node), node.name or key(node), _cost(graph, node), found[key(node)]) for node in nodes]
+
+
+def int8_share(graph: Graph, quantised: Mapping[str, Any]) -> float:
+    """Share of the network's multiply-adds whose layers are in `quantised` (by key); the decode's are left out.
+
+    Args:
+        graph: shapes inferred.
+    """
+    decode = decode_nodes(graph)
+    costs = {key(n): multiply_adds(graph, n) for n in graph.nodes if n.op_type in WEIGHTED and key(n) not in decode}
+    total = sum(costs.values())
+    return sum(cost for name, cost in costs.items() if name in quantised) / total if total else 0.0
+
+
+def noise_share(reference: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+    """Noise over signal of decoded outputs, the mean over pictures; the shares of the outputs are added up."""
+    return float(np.mean([_noise(a, b) for a, b in zip(reference, found, strict=True)]))
+
+
+def _noise(reference: Outputs, found: Outputs) -> float:
+    if "class_ids" in reference:  # rows in order of score: the slightest noise exchanges two of them
+        return _share(np.sort(reference["scores"]), np.sort(found["scores"]))
+    total = 0.0
+    names = set(reference)
+    if "boxes" in reference:
+        best = reference["scores"].reshape(reference["boxes"].shape[1], -1).max(axis=1)
+        likely = np.flatnonzero(best >= _LIKELY)
+        if not len(likely):
+            likely = np.argsort(-best, kind="stable")[:_BEST]
+        boxes = reference["boxes"][0, likely].astype(np.float64)
+        sides = np.maximum((boxes[:, 2:] - boxes[:, :2]).mean(axis=1), 1.0)[:, None]
+        total += _square((found["boxes"][0, likely] - boxes) / sides)
+        if "keypoints" in names:
+            points = reference["keypoints"][0, likely, :, :2].astype(np.float64)
+            total += _square((found["keypoints"][0, likely, :, :2] - points) / sides[:, :, None])
+        if "mask_coefficients" in names:
+            total += _share(reference["mask_coefficients"][0, likely], found["mask_coefficients"][0, likely])
+        names -= {"boxes", "keypoints", "mask_coefficients"}
+    for name in names:
+        whole = reference[name].dtype.kind != "f"
+        total += float((reference[name] != found[name]).mean()) if whole else _share(reference[name], found[name])
+    return total
+
+
+def _share(reference: NDArray[Any], found: NDArray[Any]) -> float:
+    signal = _square(reference.astype(np.float64))
+    return _square(found.astype(np.float64) - reference) / max(signal, _LEAST)
+
+
+def _square(values: NDArray[np.float64]) -> float:
+    return float(np.square(values).mean())
+
+
+def _cost(graph: Graph, node: onnx.NodeProto) -> int:
+    if node.op_type in WEIGHTED:
+        return multiply_adds(graph, node)
+    return math.prod(graph.shape(key(node)) or ())
+
+
+def _observable(graph: Graph) -> Graph:
+    """A copy with shapes; where an output is the best class of each pixel, with the scores that it is chosen by in its
+    place: they show noise before a pixel changes its class."""
+    graph = graph.copy()
+    graph.infer_shapes()
+    outputs = []
+    for output in graph.proto.output:
+        node = graph.producer.get(output.name)
+        while node is not None and node.op_type in ("Cast", "Squeeze", "Reshape"):
+            node = graph.producer.get(node.input[0])
+        if node is not None and node.op_type == "ArgMax":
+            shape = graph.shape(node.input[0])
+            output = onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, shape)
+        outputs.append(onnx.ValueInfoProto.FromString(output.SerializeToString()))
+    del graph.proto.output[:]
+    graph.proto.output.extend(outputs)
+    return graph
