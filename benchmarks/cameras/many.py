@@ -51,7 +51,7 @@ class Show:
         self._clip = folder / "clip.mp4"
         write_clip(self._clip, _CLIP_FRAMES)
         sources = [
-            edgevision.open_source(camera.uri, source_id=f"camera{i}", timeout_s=1.0)
+            edgevision.open_source(camera.uri, source_id=f"camera{i}", timeout_s=3.0)
             for i, camera in enumerate(self.cameras)
         ]
         sources += [edgevision.open_source(f"{_SYNTHETIC}&seed={i}", source_id=f"synthetic{i}") for i in range(2)]
