@@ -29,6 +29,12 @@ from edgevision.manifest import Nms
 _ROWS = 100
 """Boxes per picture where the graph states no limit: that of the COCO protocol, and of both sources."""
 _MOST_ROWS = 1000
+_ROLES = {
+    "boxes": onnx.TensorProto.FLOAT,
+    "labels": onnx.TensorProto.INT64,
+    "scores": onnx.TensorProto.FLOAT,
+    "masks": onnx.TensorProto.FLOAT,
+}
 _BOUNDARY = [0, 0, 1, 1, 0, 0, 1, 1]
 FLOAT_ONLY = (
     "its proposals are chosen, cut out and suppressed inside the graph, where sizes depend on the picture, and nothing "
@@ -57,9 +63,8 @@ class RcnnHead:
                 "of a Mask R-CNN, masks [N,1,h,w]",
                 "keypoints of a Keypoint R-CNN come from a loop over the boxes: leave them out",
             )
-        widths = {
-            sides[1] for n in graph.nodes if n.op_type == "Softmax" and len(sides := graph.sides(n.input[0]) or ()) == 2
-        }
+        softmaxes = (node.input[0] for node in graph.nodes if node.op_type == "Softmax")
+        widths = {width for name in softmaxes if (width := _columns(graph, name)) is not None}
         classes = widths.pop() if len(widths) == 1 else None
         if classes is None or classes < 2:
             return Refusal("a two-stage detector without a Softmax over the classes of each proposal")
@@ -125,22 +130,32 @@ def _preprocess(form: str) -> PreprocessDefaults:
 
 def _outputs(graph: Graph) -> dict[str, Any] | None:
     """Which outputs are boxes, labels, scores and masks; None where they are something else."""
-    kinds = onnx.TensorProto
     found: dict[str, Any] = {}
-    for name in graph.outputs:
+    for name, place in zip(graph.outputs, _ROLES, strict=False):
+        # Old graphs hide from shape inference how many sides a tensor has; both exporters write this order.
         sides, kind = graph.sides(name), graph.dtype(name)
-        if sides is not None and len(sides) == 2 and sides[1] == 4 and kind == kinds.FLOAT:
-            role = "boxes"
-        elif sides is not None and len(sides) == 1 and kind in (kinds.INT64, kinds.FLOAT):
-            role = "labels" if kind == kinds.INT64 else "scores"
-        elif (sides is None or len(sides) == 4) and kind == kinds.FLOAT:
-            role = "masks"
-        else:
-            return None
-        if role in found:
+        role = place if sides is None else _role(sides, kind)
+        if role in found or kind != _ROLES.get(role):
             return None
         found[role] = name
-    return found if {"boxes", "labels", "scores"} <= set(found) else None
+    return found if len(found) == len(graph.outputs) and len(found) > 2 else None
+
+
+def _role(sides: tuple[int | None, ...], kind: int | None) -> str:
+    if len(sides) == 1:
+        return "labels" if kind == _ROLES["labels"] else "scores"
+    boxes = len(sides) == 2 and sides[1] in (4, None)
+    return "boxes" if boxes else "masks" if len(sides) == 4 else ""
+
+
+def _columns(graph: Graph, tensor: str) -> int | None:
+    """The width of [N,C]; where shape inference lost it, that of the bias which was added."""
+    sides = graph.sides(tensor)
+    if sides is not None:
+        return sides[1] if len(sides) == 2 else None
+    node = graph.producer.get(tensor)
+    added = [graph.constants.get(name) for name in node.input] if node is not None and node.op_type == "Gemm" else []
+    return next((value.size for value in added if value is not None and value.ndim == 1), None)
 
 
 def _limit(graph: Graph, labels: str) -> int:

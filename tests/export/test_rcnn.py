@@ -275,6 +275,30 @@ def test_what_is_no_two_stage_detector_of_a_known_form_is_refused() -> None:
             prepare(model.SerializeToString(), FP32)
 
 
+def test_outputs_whose_sides_are_lost_are_told_by_their_order(tmp_path: Path) -> None:
+    """As in old graphs for pictures of any size: a shape whose length depends on the picture hides the sides."""
+    model, plain = two_stages(masks="raw"), two_stages(masks="raw")
+    b = Builder()
+    for entry in model.graph.output:
+        known = f"{entry.name}/known"
+        for node in model.graph.node:
+            node.input[:] = [known if name == entry.name else name for name in node.input]
+            node.output[:] = [known if name == entry.name else name for name in node.output]
+        sides = b.op("Shape", known, out=f"{entry.name}/sides")
+        there = b.op("Greater", sides, "nothing", out=f"{entry.name}/there")
+        b.op("Reshape", known, b.op("Compress", sides, there, axis=0, out=f"{entry.name}/same"), out=entry.name)
+    model.graph.node.extend(b.nodes)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(-1), "nothing"))
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]:
+        dim.dim_param = "any"
+    del model.graph.value_info[:]
+    config = ExportConfig(precision="fp32", input_wh=(WIDE, HIGH), quiet=True)
+    one, other = found(model, tmp_path, config)(picture(0)), found(plain, tmp_path)(picture(0))
+    assert len(one) > 2
+    np.testing.assert_allclose(one.xyxy, other.xyxy)
+    np.testing.assert_array_equal(one.mask, other.mask)
+
+
 def test_a_network_that_takes_proposals_is_sent_to_the_cascade() -> None:
     model = two_stages()
     model.graph.input.append(helper.make_tensor_value_info("rois", TensorProto.FLOAT, [20, 4]))
