@@ -114,9 +114,8 @@ class Graph:
 
     def fresh(self, stem: str) -> str:
         """A tensor name not in use, starting with `stem`."""
-        taken = self.producer.keys() | self.constants.keys() | self._types.keys()
         name, number = stem, 1
-        while name in taken:
+        while name in self.producer or name in self.constants or name in self._types:
             name, number = f"{stem}_{number}", number + 1
         return name
 
