@@ -49,10 +49,11 @@ if TYPE_CHECKING:
     from edgevision.cascade import Cascade, load_classifier
     from edgevision.cropping import crop, smart_crop
     from edgevision.model import Model, load
-    from edgevision.pipeline import run_pipeline
+    from edgevision.pipeline import Pipeline, run_pipeline
     from edgevision.proposals import SelectiveSearch
     from edgevision.sinks import open_sink
     from edgevision.sources import open_source
+    from edgevision.sources.iterator import PictureIterator
 
 __version__ = "0.1.0"
 
@@ -60,6 +61,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "Cascade": "cascade",
     "Model": "model",
+    "PictureIterator": "sources.iterator",
+    "Pipeline": "pipeline",
     "SelectiveSearch": "proposals",
     "crop": "cropping",
     "load": "model",
@@ -87,6 +90,8 @@ __all__ = [
     "Manifest",
     "Model",
     "ModelError",
+    "PictureIterator",
+    "Pipeline",
     "PlanError",
     "SegmentationMap",
     "SelectiveSearch",

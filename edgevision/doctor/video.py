@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgevision.doctor.board import is_board
 from edgevision.doctor.finding import ABSENT, OK, PROBLEM, Finding, answer, find_package, read
+from edgevision.sources.gstreamer_pipelines import PACKAGES
+from edgevision.sources.gstreamer_python import REMEDY, find_gstreamer
 
 _PURPOSES = {
     "nvv4l2decoder": "hardware decoding",
@@ -17,6 +18,7 @@ _PURPOSES = {
     "nvvidconv": "scaling and conversion",
     "nvjpegdec": "JPEG decoding",
 }
+_CAMERA_ELEMENTS = ("appsink", "videoconvert", "decodebin", "rtspsrc", "rtph264depay", "v4l2src", "avdec_h264")
 # Modules without NVENC: there the encoder elements are installed, but cannot work.
 _NO_ENCODER = "Orin Nano"
 
@@ -32,7 +34,7 @@ def check_video(root: Path) -> Iterator[Finding]:
         lines = cv2.getBuildInformation().splitlines()
         built_in = {name: any(name in line and "YES" in line for line in lines) for name in ("GStreamer", "FFMPEG")}
         detail = ", ".join(f"{name} {'yes' if present else 'no'}" for name, present in built_in.items())
-        yield Finding("OpenCV video input", OK, f"{detail} (not needed: PyAV reads cameras and files)")
+        yield Finding("OpenCV video input", OK, f"{detail} (not needed: GStreamer and PyAV read cameras and files)")
     yield from _gstreamer(root)
     yield _python_gstreamer()
 
@@ -63,16 +65,14 @@ def _gstreamer(root: Path) -> Iterator[Finding]:
 
 
 def _python_gstreamer() -> Finding:
-    remedy = (
-        "sudo apt-get install python3-gi gir1.2-gstreamer-1.0, and make virtual environments with: "
-        "/usr/bin/python3 -m venv --system-site-packages .venv"
-    )
-    subject, purpose = "PyGObject", "GStreamer from Python"
-    try:
-        gi = importlib.import_module("gi")
-        gi.require_version("Gst", "1.0")
-    except ImportError as error:
-        return Finding(subject, ABSENT, f"{purpose}: not importable ({error})", remedy)
-    except ValueError as error:
-        return Finding(subject, PROBLEM, f"{purpose}: {error}", remedy)
-    return Finding(subject, OK, f"{gi.__version__}, for {purpose}")
+    """Whether cameras can be read through GStreamer: by this Python, or by the system's, which has the bindings."""
+    found = find_gstreamer()
+    if found is None:
+        detail = "no Python here has GStreamer's bindings; RTSP cameras are read through PyAV, CSI cameras not at all"
+        return Finding("cameras through GStreamer", ABSENT, detail, REMEDY)
+    missing = [name for name in _CAMERA_ELEMENTS if name not in found.elements]
+    if missing:
+        packages = " ".join(dict.fromkeys(PACKAGES[name] for name in missing))
+        remedy = f"sudo apt-get install {packages}"
+        return Finding("cameras through GStreamer", PROBLEM, f"missing elements: {', '.join(missing)}", remedy)
+    return Finding("cameras through GStreamer", OK, f"{found.version}, by {found.python}")
