@@ -2,6 +2,7 @@
 # make test    set-up, then the test suite
 # make test-all  the suite on every Python 3.10 to 3.13 found
 # make test-aarch64  install from aarch64 wheels on an emulated board and run the shipped detector there
+# make test-families  the model families against their own packages (about 1.7 GB of them); ARGS="--seeds 5" for more
 # make lint    ruff and mypy
 # make bench   the speed claims, measured on this machine
 
@@ -9,9 +10,10 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev,tensorrt-rtx
 BIN := $(VENV)/bin
+FAMILIES := .venv-families
 INTERPRETERS = $(shell scripts/interpreters)
 
-.PHONY: demo test test-all smoke test-aarch64 lint bench clean
+.PHONY: demo test test-all smoke test-families test-aarch64 lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/edgevision demo --output demo
@@ -34,6 +36,11 @@ smoke:
 test-aarch64: $(VENV)/.installed
 	scripts/test-aarch64 "$(VENV)"
 
+# Ultralytics runs in an environment of its own.
+test-families: $(FAMILIES)/.installed
+	ULTRALYTICS_PYTHON=$(CURDIR)/$(FAMILIES)-ultralytics/bin/python \
+		$(FAMILIES)/bin/python -m pytest -q -m families $(ARGS) tests/families
+
 # mypy reads an installed copy, where export/ and calibration/ are subpackages.
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -47,6 +54,10 @@ bench: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml scripts/set-up
 	scripts/set-up "$(PYTHON)" "$(VENV)" "$(EXTRAS)"
+	@touch $@
+
+$(FAMILIES)/.installed: pyproject.toml scripts/set-up-families $(wildcard tests/families/requirements*.txt)
+	scripts/set-up-families "$(PYTHON)" "$(FAMILIES)"
 	@touch $@
 
 # What the tests of the device path run on, where there is no GPU.

@@ -9,7 +9,19 @@ from edgevision.export.decode import ARITHMETIC
 from edgevision.export.graph import Graph, attribute
 
 _LAYOUT = frozenset(
-    ["Reshape", "Transpose", "Concat", "Identity", "Slice", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Split"]
+    [
+        "Reshape",
+        "Transpose",
+        "Concat",
+        "Identity",
+        "Slice",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Cast",
+        "Split",
+        "Gather",
+    ]
 )
 
 

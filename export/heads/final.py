@@ -50,6 +50,8 @@ class FinalHead:
                 found = {"output": name, "rows": shape[1]}
         elif len(shapes) == 3:
             found = _separate(model, shapes)
+        if any(node.op_type == "NonMaxSuppression" for node in graph.nodes):
+            return Refusal("the final boxes come out of a NonMaxSuppression, which deploys badly")
         if found is None:
             listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
             return Refusal(

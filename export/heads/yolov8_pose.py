@@ -36,6 +36,8 @@ class Yolov8PoseHead:
                 "expected Ultralytics metadata with task pose and kpt_shape",
                 "--family yolov8_pose --head points=17x3 for 17 keypoints of 3 numbers",
             )
+        if noted.get("end2end") is True:
+            return Refusal("Ultralytics metadata: end2end True; this family takes exports with end2end=False")
         shape = graph.shape(graph.outputs[0]) or ()
         width = 4 + points[0] * points[1]
         if len(graph.outputs) != 1 or len(shape) != 3 or shape[0] != 1 or shape[1] <= width:

@@ -138,10 +138,12 @@ def yolov8_model(
     metadata: Mapping[str, str] | None = None,
     transposed: bool = False,
     joined: bool = True,
+    strides_used: Sequence[int] = (8, 16, 32),
+    suppressed: bool = False,
     opset: int = 17,
 ) -> onnx.ModelProto:
     """The tail of an Ultralytics detector: three scales, a distribution per box side, expectation, distances to
-    corners to centres, sigmoid, Concat to [1, 4 + classes, N]."""
+    corners to centres, sigmoid, Concat to [1, 4 + classes, N]; `suppressed` keeps corners and picks some of them."""
     b = Builder(2)
     height, width = input_hw
     levels, points, strides = [], [], []
@@ -150,6 +152,8 @@ def yolov8_model(
     x = b.op("Relu", b.conv(x, 8, 16, stride=2))
     for stride in (8, 16, 32):
         x = b.op("Relu", b.conv(x, 16, 16, stride=2))
+        if stride not in strides_used:
+            continue
         head = b.op("Concat", b.conv(x, 16, 64, kernel=1, gain=2), b.conv(x, 16, classes, kernel=1, gain=3), axis=1)
         levels.append(b.op("Reshape", head, b.constant(np.array([1, 64 + classes, -1]))))
         h, w = -(-height // stride), -(-width // stride)
@@ -169,15 +173,33 @@ def yolov8_model(
     halves = b.constant(np.array([2, 2]))
     b.nodes.append(helper.make_node("Split", [x, halves], ["lt", "rb"], name="sides", axis=1))
     low, high = b.op("Sub", anchors, "lt"), b.op("Add", anchors, "rb")
+    scores = b.op("Sigmoid", "cls")
+    if suppressed:
+        corners = b.op("Mul", b.op("Concat", low, high, axis=1), scale)
+        suppress(b, b.op("Concat", corners, scores, axis=1, out="joined"), classes)
+        return b.model({"image": [1, 3, height, width]}, ["output0"], metadata=metadata, opset=opset)
     centre = b.op("Div", b.op("Add", low, high), b.constant(np.float32(2)))
     boxes = b.op("Mul", b.op("Concat", centre, b.op("Sub", high, low), axis=1), scale)
-    scores = b.op("Sigmoid", "cls")
     out = b.op("Concat", boxes, scores, axis=1, out="joined" if transposed or not joined else "output0")
     if transposed:
         b.op("Transpose", out, perm=[0, 2, 1], out="output0")
     elif not joined:
         b.op("Mul", out, b.constant(np.float32(1)), out="output0")
     return b.model({"image": [1, 3, height, width]}, ["output0"], metadata=metadata, opset=opset)
+
+
+def suppress(b: Builder, joined: str, classes: int) -> None:
+    """Pick from [1, 4 + classes, N] as a graph does that suppresses by itself: by score 0.4, by overlap 0.6."""
+    rows = b.op("Transpose", joined, perm=[0, 2, 1])
+    zero, four, end, axis = (b.constant(np.array([value])) for value in (0, 4, 4 + classes, 2))
+    best = b.op("ReduceMax", b.op("Slice", rows, four, end, axis), axes=[2], keepdims=0)
+    sure = b.op("NonZero", b.op("Greater", best, b.constant(np.float32(0.4))))
+    index = b.op("Gather", sure, b.constant(np.array(1)), axis=0)
+    some, top = (b.op("Gather", x, index, axis=1) for x in (rows, best))
+    settings = [b.constant(np.array(value)) for value in (np.int64(300), np.float32(0.6))]
+    one = b.op("Unsqueeze", top, b.constant(np.array([1])))
+    picked = b.op("NonMaxSuppression", b.op("Slice", some, zero, four, axis), one, *settings)
+    b.op("Gather", some, b.op("Gather", picked, b.constant(np.array(2)), axis=1), axis=1, out="output0")
 
 
 def ultralytics_metadata(classes: int = 3, **changes: str) -> dict[str, str]:

@@ -169,6 +169,28 @@ def test_queries_become_boxes_and_probabilities(activation: str) -> None:
     assert prepared.nms.multi_label == (activation == "sigmoid")
 
 
+def test_the_last_of_several_layers_is_as_good() -> None:
+    """transformers' RT-DETR stacks the boxes of all layers and takes the last."""
+    model = detr(4)
+    boxes = next(node for node in model.graph.node if "pred_boxes" in node.output)
+    boxes.output[0] = "last"
+    nodes = [
+        onnx.helper.make_node("Unsqueeze", ["last", "axis"], ["one"]),
+        onnx.helper.make_node("Concat", ["one", "one"], ["stacked"], axis=1),
+        onnx.helper.make_node("Gather", ["stacked", "end"], ["pred_boxes"], axis=1),
+    ]
+    model.graph.node.extend(nodes)
+    constants = {"axis": np.array([1]), "end": np.array(-1)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
+    prepared = prepare(
+        model.SerializeToString(), ExportConfig(precision="fp32", head={"activation": "sigmoid"}, **PIXELS)
+    )
+    image = picture_tensor(model)
+    raw, got = run(model, image), run(prepared.graph.serialize(), image)
+    assert prepared.family == "detr"
+    np.testing.assert_allclose(got["boxes"][0], expected_boxes(raw["pred_boxes"][0], "cxcywh-fractions"), atol=1e-3)
+
+
 def test_labels_or_names_tell_a_query_s_activation(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="--head activation=softmax"):
         prepare(detr(4).SerializeToString(), ExportConfig(precision="fp32", **PIXELS))

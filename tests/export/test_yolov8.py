@@ -58,6 +58,34 @@ def test_other_forms_of_the_output_need_a_word_and_then_give_the_same(form: str)
     np.testing.assert_allclose(got["scores"][0], scores, atol=1e-6)
 
 
+def test_a_suppression_in_the_graph_is_cut_away() -> None:
+    """Exports with nms=True: boxes are corners there, and the thresholds become the bundle's."""
+    model = yolov8_model(metadata=ultralytics_metadata(), suppressed=True)
+    prepared = prepare(model.SerializeToString(), FP32)
+    assert (prepared.family, prepared.classes) == ("yolov8", 3)
+    assert prepared.nms is not None
+    assert (prepared.nms.iou_threshold, prepared.nms.confidence) == (pytest.approx(0.6), pytest.approx(0.4))
+    assert not prepared.nms.multi_label
+    plain = yolov8_model(metadata=ultralytics_metadata())
+    image = picture_tensor(plain)
+    boxes, scores = decode_reference(run(plain, image)["output0"][0])
+    got = run(prepared.graph.serialize(), image)
+    np.testing.assert_allclose(got["boxes"][0], boxes, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(got["scores"][0], scores, atol=1e-6)
+
+
+def test_other_strides_are_known_by_the_number_of_classes() -> None:
+    """Tiny variants have two scales, others four: the metadata says how many classes there are."""
+    model = yolov8_model(metadata=ultralytics_metadata(), strides_used=(16, 32))
+    prepared = prepare(model.SerializeToString(), FP32)
+    image = picture_tensor(model)
+    boxes, scores = decode_reference(run(model, image)["output0"][0])
+    got = run(prepared.graph.serialize(), image)
+    assert len(boxes) == 4 * 6 + 2 * 3
+    np.testing.assert_allclose(got["boxes"][0], boxes, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(got["scores"][0], scores, atol=1e-6)
+
+
 def test_preprocessing_and_labels_come_from_ultralytics() -> None:
     prepared = prepare(yolov8_model(metadata=ultralytics_metadata()).SerializeToString(), FP32)
     spec = prepared.preprocess

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ from edgevision.export import ExportConfig, prepare
 from edgevision.manifest import GraphInfo, Manifest
 from edgevision.results import Detections
 from edgevision.synthetic.aerial import AerialScene
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What nearly every package trained with torch subtracts and divides by."""
 
 
 class Boxes(NamedTuple):
@@ -64,6 +68,8 @@ def enliven(network: Any, feed: Any, spread: Mapping[Any, tuple[float, float]] |
         for hook in hooks:
             hook.remove()
         for layer, (mean, std) in (spread or {}).items():
+            if not seen[layer]:
+                continue  # only trained with
             now = torch.cat(seen[layer])
             layer.weight *= std / now.std()
             layer.bias *= std / now.std()
@@ -74,15 +80,24 @@ def to_onnx(network: Any, arguments: Any, path: Path, names: Sequence[str] = ("i
     """Write the graph as torch.onnx does: the tracing exporter unless `dynamo` is among the options."""
     import torch
 
-    settings = {"dynamo": False, "opset_version": 17, "input_names": list(names), **options}
+    settings = {"dynamo": False, "opset_version": 18, "input_names": list(names), **options}
     with torch.no_grad():
         torch.onnx.export(network, arguments, str(path), **settings)
     return path
 
 
-def bundle(path: Path, **flags: Any) -> Path:
-    """The float graph alone as `edgevision export` writes it, with nothing but `flags`; not verified, for speed."""
+def bundle(path: Path, *, multi_label: bool | None = None, **flags: Any) -> Path:
+    """The float graph alone as `edgevision export` writes it, with nothing but `flags`; not verified, for speed.
+
+    Args:
+        path: of the graph.
+        multi_label: whether a box is reported under each class, where the package does not do as the family does here.
+        flags: of ExportConfig.
+    """
     prepared = prepare(path, ExportConfig(precision="fp32", quiet=True, **flags))
+    nms = prepared.nms
+    if nms is not None and multi_label is not None:
+        nms = dataclasses.replace(nms, multi_label=multi_label)
     manifest = Manifest(
         name=prepared.name,
         task=prepared.task,
@@ -91,7 +106,7 @@ def bundle(path: Path, **flags: Any) -> Path:
         labels=prepared.labels or tuple(map(str, range(prepared.classes))),
         preprocess=prepared.preprocess,
         graphs={"model.onnx": GraphInfo("fp32")},
-        nms=prepared.nms,
+        nms=nms,
         source_sha256=prepared.source_sha256,
         producer="tests",
     )
