@@ -1,7 +1,8 @@
 """Detectors of the usual sizes with random weights, written as their exporters write them: what `decode_cost` measures.
 
 Speed does not depend on what weights are, only on how many there are. Widths and depths are those of the published
-nano models: ultralytics/yolov5 (yolov5n.yaml), Ultralytics' documentation of YOLOv8n, TensorFlow's SSD MobileNet v1.
+small models: ultralytics/yolov5 (yolov5n.yaml), Ultralytics' documentation of YOLOv8n, AlexeyAB/darknet
+(yolov4-tiny.cfg), TensorFlow's SSD MobileNet v1.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ class Net:
         x = self.bare(x, channels, kernel, stride, groups)
         if self.activation == "silu":
             return self.op("Mul", x, self.op("Sigmoid", x))
+        if self.activation == "leaky":
+            return self.op("LeakyRelu", x, alpha=0.1)
         if self.activation == "relu6":
             return self.op("Clip", x, self.constant(np.float32(0)), self.constant(np.float32(6)))
         return self.op("Relu", x)
@@ -170,6 +173,19 @@ def _yolov8n(size: int) -> tuple[Net, Features]:
 def _yolov5n(size: int) -> tuple[Net, Features]:
     net = Net((size, size))
     return net, _pyramid(net, _c3, (1, 2, 3, 1), 6)
+
+
+def _yolov4_tiny(size: int) -> tuple[Net, Features]:
+    net = Net((size, size), "leaky")
+    x, fine = net.conv(net.conv("images", 32, 3, 2), 64, 3, 2), ""
+    for channels in (64, 128, 256):
+        whole = net.conv(x, channels)
+        first = net.conv(net.split(whole, (channels // 2, channels // 2), axis=1)[1], channels // 2)
+        fine = net.conv(net.join(net.conv(first, channels // 2), first), channels, 1)
+        x = net.op("MaxPool", net.join(whole, fine), kernel_shape=[2, 2], strides=[2, 2])
+    deep = net.conv(net.conv(x, 512), 256, 1)
+    middle = net.conv(net.join(net.up(net.conv(deep, 128, 1)), fine), 256)
+    return net, {16: middle, 32: net.conv(deep, 512)}
 
 
 def _mobilenet(size: int) -> tuple[Net, Features]:
@@ -297,9 +313,9 @@ def yolox(size: int = 640) -> bytes:
     return net.finish([rows])
 
 
-def darknet(size: int = 640) -> bytes:
-    """Maps [1,255,h,w] of YOLOv3 and YOLOv4."""
-    net, features = _yolov5n(size)
+def darknet(body: Callable[[int], tuple[Net, Features]], size: int = 640) -> bytes:
+    """Raw maps [1,255,h,w], as YOLOv3 and YOLOv4 have them."""
+    net, features = body(size)
     maps = [net.op("Identity", net.bare(f, 3 * (5 + _CLASSES)), out=f"map{s}") for s, f in features.items()]
     return net.finish(maps)
 
@@ -346,17 +362,18 @@ def ssd_mobilenet(size: int = 300) -> bytes:
 
 
 _CLASSIC = {"head": {"activation": "sigmoid", "background": "yes", "coder": "tf", "priors_format": "cycxhw"}}
-_ANCHORS = "10,13,16,30,33,23,30,61,62,45,59,119,116,90,156,198,373,326"
+_RAW_MAPS = {"head": {"coder": "yolov5", "anchors": "10,13,16,30,33,23,30,61,62,45,59,119,116,90,156,198,373,326"}}
 
 YOLO_FORMATS = (
     Detector("YOLOv8n 640", "yolov8", yolov8, _YOLO_PIXELS),
     Detector("YOLOv5n 640", "yolov5", yolov5, _YOLO_PIXELS),
     Detector("YOLOv6, nano body 640", "yolov6", yolov6),
     Detector("YOLOX, nano body 640", "yolox", yolox),
-    Detector("YOLOv4 maps, nano body 640", "yolov3", darknet, {"head": {"anchors": _ANCHORS}}),
+    Detector("YOLOv4-tiny 640", "yolov3", lambda: darknet(_yolov4_tiny), {"head": {"anchors": "yolov4-tiny"}}),
 )
 SSD_FORMATS = (Detector("SSD MobileNet 300", "ssd", ssd_mobilenet, {**_CLASSIC, **_YOLO_PIXELS}),)
 OTHERS = (
+    Detector("YOLOv5n, raw maps 640", "yolov3", lambda: darknet(_yolov5n), _RAW_MAPS),
     Detector("YOLOv8n-seg 640", "yolo_seg", lambda: yolov8(masks=32)),
     Detector("YOLOv8n-pose 640", "yolov8_pose", lambda: yolov8(points=17)),
     Detector("RTMDet, nano body 640", "rtmdet", rtmdet),
