@@ -227,9 +227,9 @@ def _refuse_proposals(model: onnx.ModelProto) -> None:
         dims = entry.type.tensor_type.shape.dim
         if len(dims) == 2 and dims[1].dim_value in (4, 5):
             raise ModelError(
-                f"input {entry.name!r} looks like proposals (Fast R-CNN), which nothing here makes. A cascade does that "
-                "work: export a classifier for what is in a box, and run it behind a detector or any other source of "
-                "boxes (edgevision run DETECTOR --classify CLASSIFIER)"
+                f"input {entry.name!r} looks like proposals (Fast R-CNN), which nothing here makes. A cascade does "
+                "that work: export a classifier for what is in a box, and run it behind a detector or any other source "
+                "of boxes (edgevision run DETECTOR --classify CLASSIFIER)"
             )
 
 
