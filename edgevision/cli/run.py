@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="silence after which a camera is opened anew",
     )
     parser.add_argument("--give-up", type=float, metavar="S", help="end a camera that is lost for so long (never)")
+    parser.add_argument("--log", metavar="FILE", help="append what happens to FILE as lines of JSON (- for stderr)")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after this many seconds")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after this many results")
     add_backend_arguments(parser)

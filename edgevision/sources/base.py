@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ ENDED: Final = "ended"
 _MAX_NOTES = 100
 _MAX_CHANGES = 200
 AnySource = TypeVar("AnySource")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,11 @@ class SourceStatus:
     changes: deque[StateChange] = field(default_factory=lambda: deque(maxlen=_MAX_CHANGES))
 
     def enter(self, state: str, reason: str = "") -> None:
-        """Change the state."""
+        """Change the state, and say so in the log."""
         self.state = state
         self.changes.append(StateChange(state, time.monotonic_ns(), reason))
+        facts = {"source_id": self.source_id, "state": state, "reason": reason}
+        _log.info("%s: %s%s", self.uri, state, f" ({reason})" if reason else "", extra=facts)
 
     def drop(self, cause: str, note: str = "") -> None:
         """Count one frame as lost to `cause`."""
