@@ -62,6 +62,9 @@ def enliven(network: Any, feed: Any, spread: Mapping[Any, tuple[float, float]] |
     with torch.no_grad():
         feed()
         network.eval()
+        for layer in spread or {}:
+            if not layer.weight.any():
+                torch.nn.init.xavier_normal_(layer.weight)
         seen: dict[Any, list[Any]] = {layer: [] for layer in spread or {}}
         hooks = [layer.register_forward_hook(lambda at, _, out: seen[at].append(out.flatten())) for layer in seen]
         feed()

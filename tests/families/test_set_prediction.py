@@ -4,6 +4,7 @@ post-processing of the same outputs."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def configuration(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_transformers(name: str, seed: int, tmp_path: Path) -> None:
+def test_transformers(name: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     import transformers
 
@@ -85,7 +86,11 @@ def test_transformers(name: str, seed: int, tmp_path: Path) -> None:
             return found.logits, found.pred_boxes
 
     torch.manual_seed(seed)
-    network = getattr(transformers, f"{name}ForObjectDetection")(configuration(name))
+    made = getattr(transformers, f"{name}ForObjectDetection")
+    if name in ("RTDetrV2", "DFine"):
+        # A mere check of shapes, which the exporter cannot write.
+        monkeypatch.setattr(sys.modules[made.__module__], "torch_compilable_check", lambda *_, **__: None)
+    network = made(configuration(name))
     activation = NETWORKS[name][0]
     shown = pictures(seed, WH)
     tensors = torch.cat([tensor(picture, MEAN, STD) for picture in shown])
@@ -97,10 +102,12 @@ def test_transformers(name: str, seed: int, tmp_path: Path) -> None:
         Outputs(network), (tensors[:1],), tmp_path / "model.onnx", dynamo=True, output_names=["logits", "pred_boxes"]
     )
     processor = getattr(transformers, f"{name.replace('V2', '').replace('DFine', 'RTDetr')}ImageProcessor")()
-    # As many as there are queries, which the others take without being told.
-    limit = {"top_k": QUERIES} if name in ("ConditionalDetr", "DeformableDetr") else {}
+    # The others report as many as there are queries, as ours do.
+    limit = {"top_k": QUERIES * CLASSES} if name in ("ConditionalDetr", "DeformableDetr") else {}
     flags = {"mean": tuple(255 * m for m in MEAN), "std": tuple(255 * s for s in STD)}
-    with load(bundle(path, head={"activation": activation}, **flags), confidence=THRESHOLD) as model:
+    with load(
+        bundle(path, head={"activation": activation}, **flags), confidence=THRESHOLD, max_detections=limit.get("top_k")
+    ) as model:
         assert model.manifest.family == "detr"
         for picture in shown:
             with torch.no_grad():
