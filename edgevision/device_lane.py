@@ -161,6 +161,11 @@ class DeviceLane:
         """
         return self.batch((frame,))[0]
 
+    @property
+    def most(self) -> int:
+        """Pictures that the engine takes at once."""
+        return self._batch[2]
+
     def batch(self, frames: Sequence[Frame | Picture]) -> list[Result]:
         """Several pictures at once, of any sizes; results in their order. More than the engine takes are split.
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from edgevision.batch_window import BatchWindow
 from edgevision.frame import Frame
 
 _WAKE_S = 1.0  # everybody is notified; this only bounds the harm if somebody once is not
@@ -60,6 +61,7 @@ class Intake:
         self._queues: list[deque[Frame]] = []
         self._open: set[int] = set()
         self._changed = threading.Condition()
+        self._window = BatchWindow()
         self._turn = self._number = 0
         self._closed = False
         self.handed_out: list[int] = []
@@ -96,6 +98,7 @@ class Intake:
                     self.dropped[source]["backlog"] += 1
                     return True
             queue.append(frame)
+            self._window.arrived(source, time.monotonic())
             self._changed.notify_all()
             return True
 
@@ -115,20 +118,41 @@ class Intake:
             self._open.discard(source)
             self._changed.notify_all()
 
-    def take(self) -> Ticket | None:
-        """The next frame, the sources taking turns; waits for one. None when closed, or all sources are finished."""
+    def take(self, most: int = 1) -> list[Ticket]:
+        """The next frames, the sources taking turns; waits for one, and for up to `most` as far as that pays (see
+        BatchWindow). Empty when closed, or all sources are finished."""
         with self._changed:
-            while True:
-                if self._closed:
-                    return None
-                for offset in range(len(self._queues)):
-                    source = (self._turn + offset) % len(self._queues)
-                    frame = self._pop(source)
-                    if frame is not None:
-                        return self._hand_out(source, frame)
-                if not self._open and not self._stay_open:
-                    return None
-                self._changed.wait(_WAKE_S)
+            tickets: list[Ticket] = []
+            while not self._closed:
+                while len(tickets) < most and (ticket := self._next()) is not None:
+                    tickets.append(ticket)
+                if not tickets:
+                    if not self._open and not self._stay_open:
+                        break
+                    self._changed.wait(_WAKE_S)
+                    continue
+                now = time.monotonic()
+                here = {ticket.source for ticket in tickets}
+                until = self._window.until(now, self._open - here) if len(tickets) < most else now
+                if until <= now:
+                    break
+                self._changed.wait(until - now)
+            return tickets
+
+    def inferred(self, seconds: float) -> None:
+        """What was taken at once took so long."""
+        with self._changed:
+            self._window.inferred(seconds)
+
+    def _next(self) -> Ticket | None:
+        if self._closed:
+            return None
+        for offset in range(len(self._queues)):
+            source = (self._turn + offset) % len(self._queues)
+            frame = self._pop(source)
+            if frame is not None:
+                return self._hand_out(source, frame)
+        return None
 
     def _pop(self, source: int) -> Frame | None:
         queue = self._queues[source]
@@ -173,7 +197,7 @@ class Reorder(Generic[Item]):
 
     def __init__(self, window: int) -> None:
         """`window`: how far ahead of the next number an item may be put; who is further ahead waits."""
-        self._window = window
+        self.window = window
         self._items: dict[int, Item] = {}
         self._next = 0
         self._finished = self._aborted = False
@@ -182,7 +206,7 @@ class Reorder(Generic[Item]):
     def put(self, number: int, item: Item) -> bool:
         """Hand in an item; waits while it is too far ahead. False when aborted."""
         with self._changed:
-            while number >= self._next + self._window and not self._aborted:
+            while number >= self._next + self.window and not self._aborted:
                 self._changed.wait(_WAKE_S)
             if self._aborted:
                 return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,10 +70,12 @@ class CountingModel:
     Args:
         delay_s: time that one frame takes; every third takes twice as long, so that lanes overtake each other.
         fails_at: number of the frame at which the lane breaks.
+        most: frames that a lane takes at once.
     """
 
-    def __init__(self, delay_s: float = 0.0, fails_at: int | None = None) -> None:
-        self.delay_s, self.fails_at = delay_s, fails_at
+    def __init__(self, delay_s: float = 0.0, fails_at: int | None = None, most: int = 1) -> None:
+        self.delay_s, self.fails_at, self.most = delay_s, fails_at, most
+        self.batches: list[int] = []
         self.opened = self.closed = 0
 
     def lanes(self) -> int:
@@ -86,7 +88,7 @@ class CountingModel:
 
 class CountingLane:
     def __init__(self, model: CountingModel) -> None:
-        self._model = model
+        self._model, self.most = model, model.most
         self.timing_ms: dict[str, float] = {}
 
     def __call__(self, frame: Frame) -> Detections:
@@ -98,6 +100,16 @@ class CountingLane:
         self.timing_ms = {"inference": (time.perf_counter() - start) * 1e3}
         box, score = np.array([[10, 10, 60, 50]], np.float32), np.array([0.5], np.float32)
         return Detections(box, score, np.array([number]))
+
+    def batch(self, frames: Sequence[Frame]) -> list[Detections]:
+        """As long as for one of them."""
+        self._model.batches.append(len(frames))
+        delay_s, self._model.delay_s = self._model.delay_s, 0.0
+        try:
+            time.sleep(delay_s)
+            return [self(frame) for frame in frames]
+        finally:
+            self._model.delay_s = delay_s
 
     def close(self) -> None:
         self._model.closed += 1
