@@ -15,7 +15,7 @@ FP16_MAX = 65504.0
 _LEAST_HALF_SCALE = 2.0**-20
 _LEAST_SCALE = 2.0**-100
 
-_CLIPPED = np.linspace(1, 0.7, 11)
+_CLIPPED = 1 - np.array([0, 0.004, 0.008, 0.012, 0.016, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3])
 """Shares of a channel's largest weight that its grid may end at."""
 
 Floats = NDArray[np.float32]

@@ -31,6 +31,7 @@ from edgevision.export.repair.equalisation import equalise
 from edgevision.export.repair.input_scaling import scale_sites
 from edgevision.export.repair.probing import probe_layers
 from edgevision.export.repair.sites import find_sites, magnitudes
+from edgevision.export.repair.sums import float_sums
 from edgevision.export.verification import input_tensors
 
 
@@ -91,11 +92,17 @@ def quantise(prepared: PreparedModel, images: CalibrationImages | None, config: 
     clip = "clip-weights" in config.repairs
     corrections = {}
     with report.step("correct") as facts:
-        if "correct-biases" in config.repairs and images is not None:
+        if images is not None and {"correct-biases", "float-sums"} & set(config.repairs):
             inputs = input_tensors(preprocess, images)
             probes = probe_layers(tensorrt_graph, plan, ranges, method, inputs, clip=clip)
-            corrections = corrections_of(tensorrt_graph, probes)
-            facts.update(pictures=len(inputs), layers=len(corrections), gain_db=explained_db(probes))
+            facts.update(pictures=len(inputs))
+            if "correct-biases" in config.repairs:
+                corrections = corrections_of(tensorrt_graph, probes)
+                facts.update(layers=len(corrections), gain_db=explained_db(probes))
+            if "float-sums" in config.repairs:
+                sums = float_sums(tensorrt_graph, plan, probes)
+                plan = plan_placement(graph, tensorrt_graph=tensorrt_graph, keep_float=sums)
+                facts.update(float_sums=sums)
     return Quantised(graph, tensorrt_graph, plan, ranges, method, corrections, clip)
 
 

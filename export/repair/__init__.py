@@ -6,6 +6,7 @@
 | `scale-inputs` | the above | the same function; a multiplication in front of layers whose channels still differ |
 | `clip-weights` | weights | the scale of each output channel with the least square error |
 | `correct-biases` | a quantised layer and its float twin on the same input | equal mean output per channel |
+| `float-sums` | residual Adds with a quantised identity branch | a float one where its grid would make too much noise |
 """
 
-REPAIRS = ("equalise", "scale-inputs", "clip-weights", "correct-biases")
+REPAIRS = ("equalise", "scale-inputs", "clip-weights", "correct-biases", "float-sums")

@@ -252,8 +252,8 @@ class ChannelClasses:
 
 
 def channel_axis(node: onnx.NodeProto) -> int:
-    """The axis of a weighted operator's input and output along which its channels lie."""
-    return 1 if node.op_type in ("Conv", "ConvTranspose") else -1
+    """The axis of an operator's input and output along which its channels lie: the last one of a matrix product's."""
+    return -1 if node.op_type in ("Gemm", "MatMul") else 1
 
 
 def _spreads(labels: Labels, shape: tuple[int, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Quantised layers beside their float twins, on the same float inputs: what each layer's own grids do to its sums."""
+"""Quantised layers beside their float twins, on the same float inputs: what each layer's own grids do to its output."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from edgevision.export.grids import Ranges, half_scales, range_of, to_float, to_
 from edgevision.export.placement import Plan
 from edgevision.export.qdq import QdqWriter
 from edgevision.export.repair.channel_classes import channel_axis
-from edgevision.export.structure import key, weight_of
+from edgevision.export.structure import Weight, key, weight_of
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What quantising a layer's input and weights does to its output.
+    """What quantising a layer's input and weights does to its output; of a sum, its identity branch to the branch.
 
     Attributes:
         error: (pictures, channels), the mean of quantised minus float.
@@ -38,7 +38,7 @@ class Probe:
 def probe_layers(
     graph: Graph, plan: Plan, ranges: Ranges, method: str, inputs: Iterable[NDArray[Any]], *, clip: bool
 ) -> dict[str, Probe]:
-    """Probe every weighted layer that `plan` quantises for TensorRT, by `structure.key`.
+    """Probe every operator that `plan` quantises for TensorRT, by `structure.key`.
 
     Args:
         graph: float, its shapes inferred; left unchanged.
@@ -52,28 +52,23 @@ def probe_layers(
     """
     writer = QdqWriter(graph.copy())
     source = writer.graph
-    grids: dict[str, str] = {}
+    dequantised: dict[str, str] = {}
     layers = []
     del source.proto.output[:]
     for node in list(source.nodes):
         writer.nodes.append(node)
-        weight = weight_of(source, node)
-        if weight is None or key(node) not in plan.tensorrt_inputs:
-            continue
-        tensor, values = node.input[0], source.constants[weight.name]
-        if tensor not in grids:
-            limit = range_of(ranges, tensor).symmetric_limit(method)
-            grid = writer.grid(tensor, half_scales(np.float64(limit)), np.int8(0))
-            grids[tensor] = writer.dequantize(
-                writer.quantize(tensor, grid, tensor), grid, writer.fresh(f"{tensor}/dequantized")
-            )
-        scales = weight_scales(values, weight.channel_axis, clip=clip)
-        rounded = to_float(to_int8(values, scales, weight.channel_axis), scales, weight.channel_axis)
-        twin = onnx.NodeProto.FromString(node.SerializeToString())
-        twin.input[:2] = [grids[tensor], source.add_constant(f"{weight.name}/rounded", rounded)]
-        twin.output[0] = writer.fresh(f"{node.output[0]}/twin")
-        writer.nodes.append(twin)
-        layers.append((key(node), *_measure(writer, node, twin)))
+        for index in plan.tensorrt_inputs.get(key(node), ()):
+            tensor = node.input[index]
+            if tensor not in dequantised:
+                limit = range_of(ranges, tensor).symmetric_limit(method)
+                grid = writer.grid(tensor, half_scales(np.float64(limit)), np.int8(0))
+                quantised = writer.quantize(tensor, grid, tensor)
+                dequantised[tensor] = writer.dequantize(quantised, grid, writer.fresh(f"{tensor}/dequantized"))
+            pair = (tensor, dequantised[tensor])
+            weight = weight_of(source, node)
+            if weight is not None:
+                pair = (node.output[0], _twin(writer, node, weight, dequantised[tensor], clip))
+            layers.append((key(node), *_measure(writer, *pair, channel_axis(node))))
     if not layers:
         return {}
     session = open_session(writer.finish().serialize(), threads=1, exact=True)
@@ -88,13 +83,25 @@ def probe_layers(
     }
 
 
-def _measure(writer: QdqWriter, node: onnx.NodeProto, twin: onnx.NodeProto) -> Iterator[str]:
+def _twin(writer: QdqWriter, node: onnx.NodeProto, weight: Weight, tensor: str, clip: bool) -> str:
+    """Append the layer again, on `tensor` and on rounded weights; its output."""
+    values, axis = writer.graph.constants[weight.name], weight.channel_axis
+    scales = weight_scales(values, axis, clip=clip)
+    twin = onnx.NodeProto.FromString(node.SerializeToString())
+    rounded = to_float(to_int8(values, scales, axis), scales, axis)
+    twin.input[:2] = [tensor, writer.graph.add_constant(f"{weight.name}/rounded", rounded)]
+    twin.output[0] = writer.fresh(f"{node.output[0]}/twin")
+    writer.nodes.append(twin)
+    return str(twin.output[0])
+
+
+def _measure(writer: QdqWriter, exact: str, rounded: str, axis: int) -> Iterator[str]:
     """Append nodes for the mean and the mean square of the difference per channel; their outputs' names."""
-    shape = writer.graph.shape(node.output[0]) or ()
-    channel = channel_axis(node) % len(shape)
+    shape = writer.graph.shape(exact) or ()
+    channel = axis % len(shape)
     axes = writer.graph.add_constant("probe/axes", np.array([i for i in range(len(shape)) if i != channel], np.int64))
-    difference, square = (writer.fresh(f"{node.output[0]}/{what}") for what in ("difference", "square"))
-    writer.nodes.append(helper.make_node("Sub", [twin.output[0], node.output[0]], [difference]))
+    difference, square = (writer.fresh(f"{exact}/{what}") for what in ("difference", "square"))
+    writer.nodes.append(helper.make_node("Sub", [rounded, exact], [difference]))
     writer.nodes.append(helper.make_node("Mul", [difference, difference], [square]))
     for name in (difference, square):
         mean = writer.fresh(f"{name}/mean")
