@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ class PictureIterator(ClosesOnExit):
             fps: nominal rate, for writing videos.
         """
         self.live, self.fps = live, fps
-        self.frame_count = len(pictures) if hasattr(pictures, "__len__") else None
+        self.frame_count = len(pictures) if isinstance(pictures, Sized) else None
         self.status = SourceStatus(f"pictures:{source_id}", source_id)
         self._pictures = pictures
         self._closed = threading.Event()
