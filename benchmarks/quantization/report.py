@@ -1,0 +1,135 @@
+"""What was found, as tables: quantization.json and quantization.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quantization.methods import METHODS
+from benchmarks.quantization.steps import Protocol, speed_up
+from benchmarks.quantization.verdict import loss, recall_kept
+from edgevision.benchmark import machine_facts, software_facts
+from edgevision.files import atomic_path
+
+_METRICS = {"map_50_95": "mAP50-95", "miou": "mIoU"}
+_TITLES = {method.name: method.title for method in METHODS}
+
+
+def assemble(results: Mapping[str, Any], protocol: Protocol, verdicts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Everything there is to say, as plain data."""
+    return {
+        "protocol": dataclasses.asdict(protocol),
+        "machine": machine_facts(),
+        "software": software_facts(),
+        "models": dict(results),
+        "verdicts": verdicts,
+    }
+
+
+def write(folder: Path, data: Mapping[str, Any]) -> None:
+    """quantization.json and quantization.md, each whole or not at all.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("quantization.json", json.dumps(data, indent=1) + "\n"),
+        ("quantization.md", markdown(data) + "\n"),
+    ):
+        with atomic_path(folder / name) as path:
+            path.write_text(text)
+
+
+def markdown(data: Mapping[str, Any]) -> str:
+    """The report for people."""
+    protocol, software = data["protocol"], data["software"]
+    models = data["models"]
+    loads = [
+        entry["export"]["load"] for model in models.values() for entry in model["methods"].values() if "export" in entry
+    ]
+    dates = sorted(model["float"]["date"] for model in models.values())
+    parts = [
+        "# INT8 against the peers'",
+        f"{data['machine']['cpu']}, {data['machine']['cores']} cores, onnxruntime {software['onnxruntime']}"
+        f"{_peer_versions(models)}, edgevision {software['edgevision']}; {dates[0][:10]}. "
+        "Made by `python -m benchmarks.quantization`; every run's figures are in quantization.json.",
+        f"Accuracy is the mean of {protocol['repeats']} runs with the input dithered by half a grey level, the same "
+        "noise for all; losses are of paired runs, ± is one standard error, recall is at confidence "
+        f"{protocol['confidence']:g}. Graphs for TensorRT run as fake quantisation, those for the CPU on ONNX "
+        "Runtime's integer kernels. Peers quantise the network in front of the decode, which stays float for all. "
+        "Export is the whole process: ours decodes and prepares the pictures, writes FP16 and CPU graphs and verifies "
+        "them all; peers get prepared pictures. Speed is of one inference on one thread against float, all graphs in "
+        f"turn, median over {protocol['rounds']} rounds.",
+    ]
+    if max(loads, default=0) > data["machine"]["cores"]:
+        parts.append(
+            f"**Other programs kept this machine busy (load {min(loads):.0f} to {max(loads):.0f}): seconds on the "
+            "clock mean little, processor seconds and ratios more.**"
+        )
+    answers = {True: "yes", False: "**no**", None: "not judged"}
+    rows = [[v["row"], v["model"], v["goal"], answers[v["holds"]], v["found"]] for v in data["verdicts"]]
+    parts += ["## Verdict", _table(["row", "model", "goal", "holds", "found"], rows)]
+    for name, model in models.items():
+        parts += [f"## {name}", _model_table(model)]
+        parts += [
+            f"{_TITLES[method]} failed: {entry['failed']}"
+            for method, entry in model["methods"].items()
+            if "failed" in entry
+        ]
+    return "\n\n".join(parts)
+
+
+def _model_table(model: Mapping[str, Any]) -> str:
+    metric = model["metric"]
+    float_ms = statistics.median(model["speed"]["rounds_ms"]["float"])
+    rows = [["float", f"{100 * model['float']['figures'][metric]:.2f}", "", "", "", "", "", f"1 ({float_ms:.1f} ms)"]]
+    for name, entry in model["methods"].items():
+        if "failed" in entry:
+            continue
+        lost, kept = loss(model, name), recall_kept(model, name)
+        assert lost is not None
+        export, ratio = entry["export"], speed_up(model["speed"]["rounds_ms"], name)
+        rows.append(
+            [
+                _TITLES[name] + (" (float)" if "float_because" in entry["accuracy"] else ""),
+                f"{100 * entry['accuracy']['figures'][metric]:.2f}",
+                f"{lost[0]:.2f} ±{lost[1]:.2f}",
+                "" if kept is None else f"{kept:.1%}",
+                f"{export['wall_s']:.1f}",
+                f"{export['cpu_s']:.1f}",
+                str(export["peak_mib"]),
+                "" if ratio is None else f"{ratio:.2f}",
+            ]
+        )
+    recall = model["float"]["figures"].get("recall_at_threshold")
+    header = [
+        "method",
+        _METRICS[metric],
+        "lost, points",
+        "recall kept" if recall is None else f"recall kept of {100 * recall:.1f}",
+        "export, s",
+        "processor, s",
+        "peak MiB",
+        "CPU speed",
+    ]
+    return _table(header, rows)
+
+
+def _peer_versions(models: Mapping[str, Any]) -> str:
+    """Of nvidia-modelopt and of the ONNX Runtime beside it, where it took part."""
+    for model in models.values():
+        for entry in model["methods"].values():
+            versions = entry.get("export", {}).get("versions", {})
+            if "nvidia-modelopt" in versions:
+                return f", nvidia-modelopt {versions['nvidia-modelopt']} (on onnxruntime {versions['onnxruntime']})"
+    return ""
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,0 +1,139 @@
+"""Do the claims hold: what INT8 may lose, and that no peer does better."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.quantization.methods import METHODS, OURS, OURS_CPU, U8S8, Method
+from benchmarks.quantization.steps import speed_up
+
+MOST_POINTS_LOST = 1.0
+LEAST_RECALL_KEPT = 0.97
+ERRORS = 2
+"""Standard errors of the difference by which ours may look worse than the best of several and still be called as
+accurate: the best of several noisy figures flatters itself."""
+MOST_MEMORY_GROWTH = 1.1
+LEAST_SPEED = 0.97
+"""Of two equally quick graphs, each is measured a little slower half of the time."""
+
+Result = Mapping[str, Any]
+
+
+def judge(results: Mapping[str, Result]) -> list[dict[str, Any]]:
+    """Every claim for every model: `row` of the goals, `model`, `goal`, `holds` (None: not measured), `found`."""
+    verdicts = []
+    for model, result in results.items():
+        for row, goal, (holds, found) in (
+            (1, f"default INT8 loses at most {MOST_POINTS_LOST:g} point (+ 1 standard error)", _loss_bounded(result)),
+            (1, f"recall at least {LEAST_RECALL_KEPT:.0%} of float's", _recall_kept(result)),
+            (3, "as accurate as each peer's best setting (within the errors)", _as_accurate(result)),
+            (3, "export as quick as each peer's histogram methods", _as_quick(result)),
+            (3, "peak memory does not grow with the number of pictures", _memory_flat(result)),
+            (3, "the CPU's graph as fast as ONNX Runtime's U8S8, or float chosen and said", _as_fast(result)),
+            (3, "the CPU's graph as accurate as TensorRT's (within the errors)", _cpu_accurate(result)),
+        ):
+            verdicts.append({"row": row, "model": model, "goal": goal, "holds": holds, "found": found})
+    return verdicts
+
+
+def loss(result: Result, name: str, over: str = "float") -> tuple[float, float] | None:
+    """Points of the model's metric that a method loses against float or another method, and their standard error,
+    both of the runs' paired differences; None where one of them was not measured."""
+    own, other = _accuracy(result, name), _accuracy(result, over)
+    if own is None or other is None:
+        return None
+    key = result["metric"]
+    points = [100 * (b[key] - a[key]) for a, b in zip(own["runs"], other["runs"], strict=True)]
+    return statistics.fmean(points), statistics.stdev(points) / len(points) ** 0.5
+
+
+def recall_kept(result: Result, name: str) -> float | None:
+    """A method's recall as a share of float's; None for a segmenter or where not measured."""
+    own, other = _accuracy(result, name), result["float"]
+    key = "recall_at_threshold"
+    if own is None or not other["figures"].get(key):
+        return None
+    return float(own["figures"][key] / other["figures"][key])
+
+
+def _accuracy(result: Result, name: str) -> Any:
+    return result["float"] if name == "float" else result["methods"].get(name, {}).get("accuracy")
+
+
+def _peers(result: Result) -> dict[str, list[Method]]:
+    """The settings of each peer that were measured, by peer."""
+    found: dict[str, list[Method]] = {}
+    for method in METHODS:
+        if method.maker != OURS.maker and "accuracy" in result["methods"].get(method.name, {}):
+            found.setdefault(method.maker, []).append(method)
+    return found
+
+
+def _loss_bounded(result: Result) -> tuple[bool | None, str]:
+    lost = loss(result, OURS.name)
+    if lost is None:
+        return None, ""
+    return lost[0] <= MOST_POINTS_LOST + lost[1], f"{lost[0]:.2f} ±{lost[1]:.2f} points"
+
+
+def _recall_kept(result: Result) -> tuple[bool | None, str]:
+    kept = recall_kept(result, OURS.name)
+    return (None, "") if kept is None else (kept >= LEAST_RECALL_KEPT, f"{kept:.1%}")
+
+
+def _as_accurate(result: Result) -> tuple[bool | None, str]:
+    """Against the best of each peer's settings for TensorRT."""
+    outcomes, words = [], []
+    for methods in _peers(result).values():
+        behinds = {m.title: loss(result, OURS.name, m.name) for m in methods if m.graph == OURS.graph}
+        known = {title: behind for title, behind in behinds.items() if behind is not None}
+        if known:
+            best = max(known, key=lambda title: known[title][0])
+            behind, error = known[best]
+            outcomes.append(behind <= ERRORS * error)
+            words.append(f"{-behind:+.2f} ±{error:.2f} points to {best}")
+    return all(outcomes) if outcomes else None, ", ".join(words)
+
+
+def _as_quick(result: Result) -> tuple[bool | None, str]:
+    own = result["methods"].get(OURS.name, {}).get("export")
+    others = [m for methods in _peers(result).values() for m in methods if m.histogram]
+    if own is None or not others:
+        return None, ""
+    costs = {m.title: result["methods"][m.name]["export"] for m in others}
+    # While other programs run, the clock measures them; the processor's time is each program's own.
+    busy = any(cost["load"] > (os.cpu_count() or 1) for cost in (own, *costs.values()))
+    kind = "cpu_s" if busy else "wall_s"
+    words = [f"{title} {cost[kind]:.0f} s" for title, cost in costs.items()]
+    said = "of processor time, on a busy machine" if busy else "on the clock"
+    return all(own[kind] <= cost[kind] for cost in costs.values()), f"{own[kind]:.0f} s to {', '.join(words)}, {said}"
+
+
+def _memory_flat(result: Result) -> tuple[bool | None, str]:
+    own, fewer = result["methods"].get(OURS.name, {}).get("export"), result.get("fewer_pictures")
+    if own is None or not fewer:
+        return None, ""
+    found = f"{own['peak_mib']} MiB for {own['pictures']} pictures, {fewer['peak_mib']} MiB for {fewer['pictures']}"
+    return own["peak_mib"] <= MOST_MEMORY_GROWTH * fewer["peak_mib"], found
+
+
+def _as_fast(result: Result) -> tuple[bool | None, str]:
+    rounds = result["speed"]["rounds_ms"]
+    own, peer = result["methods"].get(OURS_CPU.name, {}).get("accuracy"), speed_up(rounds, U8S8.name)
+    if own is None:
+        return None, ""
+    if "float_because" in own:
+        against = "" if peer is None else f" (U8S8 runs {peer:.2f} times as fast as float)"
+        return True, f"{own['float_because']}{against}"
+    ratio = speed_up(rounds, OURS_CPU.name, U8S8.name)
+    return (None, "") if ratio is None else (ratio >= LEAST_SPEED, f"{ratio:.2f} times as fast")
+
+
+def _cpu_accurate(result: Result) -> tuple[bool | None, str]:
+    behind = loss(result, OURS_CPU.name, OURS.name)
+    if behind is None:
+        return None, ""
+    return behind[0] <= ERRORS * behind[1], f"{-behind[0]:+.2f} ±{behind[1]:.2f} points"
