@@ -65,7 +65,7 @@ def emit(
         tensorrt_graph = emit_tensorrt(
             quantised.tensorrt_graph,
             plan,
-            ranges,
+            quantised.tensorrt_ranges,
             method,
             islands,
             corrections=quantised.corrections,

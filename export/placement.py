@@ -17,6 +17,7 @@ import onnx
 from edgevision.export.graph import SCALE_PREFIX, Graph, attribute
 from edgevision.export.placement_cpu import CpuSite, plan_cpu
 from edgevision.export.structure import (
+    COMMUTING,
     WEIGHTED,
     activations,
     decode_nodes,
@@ -30,25 +31,6 @@ from edgevision.export.structure import (
 # The fewest channels (inputs and outputs of a matrix product) for which an INT8 kernel pays.
 _FEWEST_CHANNELS = 16
 _NOTHING: Mapping[str, str] = {}
-_COMMUTING = frozenset(
-    [
-        "MaxPool",
-        "Concat",
-        "Reshape",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Slice",
-        "Split",
-        "Gather",
-        "Identity",
-        "DepthToSpace",
-        "SpaceToDepth",
-        "Expand",
-        "Tile",
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -218,7 +200,7 @@ def _unweighted(
         if key(maker) not in quantised:
             return (), "residual Add: the convolution before it is float"
         return (identity,), "residual Add: identity branch quantised, the sum fuses into the convolution"
-    if node.op_type in _COMMUTING or (node.op_type == "Resize" and attribute(node, "mode", b"nearest") == b"nearest"):
+    if node.op_type in COMMUTING or (node.op_type == "Resize" and attribute(node, "mode", b"nearest") == b"nearest"):
         return (), "moves values without computing: takes the grid of the layer behind it"
     return (), "no weights: float16"
 

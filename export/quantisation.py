@@ -23,6 +23,7 @@ from edgevision.calibration.saturation import saturation
 from edgevision.calibration.tensorrt_cache import read_cache_file
 from edgevision.export.config import ExportConfig
 from edgevision.export.graph import Graph
+from edgevision.export.grids import Ranges
 from edgevision.export.placement import Plan, plan_placement
 from edgevision.export.preparation import PreparedModel
 from edgevision.export.repair import REPAIRS
@@ -30,6 +31,7 @@ from edgevision.export.repair.bias_correction import corrections_of, explained_d
 from edgevision.export.repair.equalisation import equalise
 from edgevision.export.repair.input_scaling import scale_sites
 from edgevision.export.repair.probing import probe_layers
+from edgevision.export.repair.shared_grids import share_grids
 from edgevision.export.repair.sites import find_sites, magnitudes
 from edgevision.export.repair.sums import float_sums
 from edgevision.export.verification import input_tensors
@@ -47,6 +49,7 @@ class Quantised:
         method: how a grid's ends are chosen from them.
         corrections: see emit_tensorrt.
         clip_weights: see emit_tensorrt.
+        shared: tensor -> the one whose range it takes in TensorRT's graph, see repair.shared_grids.
     """
 
     graph: Graph
@@ -56,6 +59,12 @@ class Quantised:
     method: str = "mse"
     corrections: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     clip_weights: bool = False
+    shared: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tensorrt_ranges(self) -> Ranges:
+        """`ranges` with those that are shared."""
+        return {**self.ranges, **{tensor: self.ranges[leader] for tensor, leader in self.shared.items()}}
 
 
 def quantise(prepared: PreparedModel, images: CalibrationImages | None, config: ExportConfig) -> Quantised:
@@ -103,7 +112,9 @@ def quantise(prepared: PreparedModel, images: CalibrationImages | None, config: 
                 sums = float_sums(tensorrt_graph, plan, probes)
                 plan = plan_placement(graph, tensorrt_graph=tensorrt_graph, keep_float=sums)
                 facts.update(float_sums=sums)
-    return Quantised(graph, tensorrt_graph, plan, ranges, method, corrections, clip)
+        shared = share_grids(tensorrt_graph, plan, ranges, method) if "share-grids" in config.repairs else {}
+        facts.update(shared_grids=shared)
+    return Quantised(graph, tensorrt_graph, plan, ranges, method, corrections, clip, shared)
 
 
 def _rescale(

@@ -13,6 +13,26 @@ from edgevision.export.graph import DECODE_PREFIX, Graph, attribute
 
 WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 ACTIVATIONS = frozenset(("Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu"))
+COMMUTING = frozenset(
+    [
+        "MaxPool",
+        "Concat",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Slice",
+        "Split",
+        "Gather",
+        "Identity",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Expand",
+        "Tile",
+    ]
+)
+"""Operators that move values without computing: TensorRT moves Q and DQ through them."""
 _GATES = frozenset(("Sigmoid", "HardSigmoid"))
 _POOLS = frozenset(("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "AveragePool", "MaxPool", "ReduceMax"))
 

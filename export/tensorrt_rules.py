@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from edgevision.errors import ModelError
 from edgevision.export.graph import Graph, attribute
-from edgevision.export.structure import WEIGHTED
+from edgevision.export.structure import COMMUTING, WEIGHTED
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
@@ -98,6 +98,32 @@ def whole_layers(graph: Graph) -> Iterator[str]:
                 yield f"{node.name}: quantised weights with a float input"
 
 
+def moved_grids(graph: Graph) -> Iterator[str]:
+    """What only moves values between a DQ and a Q has one grid before and after, or it is requantised, not fused."""
+    for node in graph.nodes:
+        if node.op_type not in COMMUTING:
+            continue
+        before = [graph.producer.get(name) for name in node.input if name and name not in graph.constants]
+        after = [reader for name in node.output for reader in graph.consumers[name]]
+        if not all(maker is not None and maker.op_type == "DequantizeLinear" for maker in before):
+            continue
+        for reader in after:
+            if reader.op_type == "QuantizeLinear" and not all(
+                m is None or _same_grid(graph, m, reader) for m in before
+            ):
+                yield f"{node.name}: {reader.name} behind it is on another grid than what it moves"
+
+
+def biases(graph: Graph) -> Iterator[str]:
+    """Biases of quantised operators are float constants, finite in their type."""
+    for node in graph.nodes:
+        if node.op_type not in WEIGHTED or len(node.input) < 3 or not _is_dequantized(graph, node.input[1]):
+            continue
+        bias = graph.constants.get(node.input[2])
+        if bias is not None and (bias.dtype.kind != "f" or not np.isfinite(bias).all()):
+            yield f"{node.name}: bias is not float and finite"
+
+
 def types(graph: Graph) -> Iterator[str]:
     """Float inputs of one operator have one type, and are typed at all."""
     for node in graph.nodes:
@@ -118,6 +144,8 @@ RULES: tuple[Callable[[Graph], Iterator[str]], ...] = (
     weights,
     constants,
     whole_layers,
+    moved_grids,
+    biases,
     types,
 )
 

@@ -7,6 +7,7 @@
 | `clip-weights` | weights | the scale of each output channel with the least square error |
 | `correct-biases` | a quantised layer and its float twin on the same input | equal mean output per channel |
 | `float-sums` | residual Adds with a quantised identity branch | a float one where its grid would make too much noise |
+| `share-grids` | ranges of tensors that are one another's, moved | one range for those that are nearly alike |
 """
 
-REPAIRS = ("equalise", "scale-inputs", "clip-weights", "correct-biases", "float-sums")
+REPAIRS = ("equalise", "scale-inputs", "clip-weights", "correct-biases", "float-sums", "share-grids")

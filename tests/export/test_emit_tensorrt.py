@@ -351,6 +351,37 @@ def mixed_types(graph: Graph) -> None:
     graph.producer["layer"].input[2] = graph.add_constant("wide", np.zeros(32, np.float32))
 
 
+def requantised_join(graph: Graph) -> None:
+    """A Concat between a DQ and a Q on another grid."""
+    quantizer = graph.producer[behind(graph, "layer", 0).input[0]]
+    made = graph.producer[quantizer.input[0]]
+    grid = [graph.add_constant("s", np.float16(1)), graph.add_constant("z", np.int8(0))]
+    position = list(graph.nodes).index(made) + 1
+    source = made.output[0]
+    for node in reversed(
+        [
+            onnx.helper.make_node("QuantizeLinear", [source, *grid], ["q"], name="q"),
+            onnx.helper.make_node("DequantizeLinear", ["q", *grid], ["dq"], name="dq"),
+            onnx.helper.make_node("Identity", ["dq"], ["moved"], name="move"),
+        ]
+    ):
+        graph.proto.node.insert(position, node)
+    graph.producer[behind(graph, "layer", 0).input[0]].input[0] = "moved"
+    graph.infer_shapes()
+
+
+def infinite_bias(graph: Graph) -> None:
+    node = graph.producer["layer"]
+    node.input[2] = graph.add_constant("wide", np.full(32, np.inf, np.float16))
+
+
+def quantised_constant(graph: Graph) -> None:
+    grid = [graph.add_constant("s", np.float16(1)), graph.add_constant("z", np.int8(0))]
+    values = graph.add_constant("values", np.ones((1, 32, 1, 1), np.float16))
+    graph.proto.node.insert(0, onnx.helper.make_node("QuantizeLinear", [values, *grid], ["q"], name="constant"))
+    graph.reindex()
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -364,6 +395,9 @@ def mixed_types(graph: Graph) -> None:
         (quantised_bias, "not the weights"),
         (float_input, "float input"),
         (mixed_types, "float32 and float16"),
+        (requantised_join, "on another grid than what it moves"),
+        (infinite_bias, "bias is not float and finite"),
+        (quantised_constant, "quantises a constant"),
     ],
 )
 def test_each_rule_finds_what_breaks_it(break_it: Callable[[Graph], None], message: str) -> None:

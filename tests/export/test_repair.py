@@ -20,9 +20,11 @@ from edgevision.export.repair.equalisation import equalise
 from edgevision.export.repair.input_scaling import LEAST_GAIN_DB, scale_sites
 from edgevision.export.repair.probing import Probe, probe_layers
 from edgevision.export.repair.rescaling import rescale
+from edgevision.export.repair.shared_grids import share_grids
 from edgevision.export.repair.sites import Floats, Site, find_sites
+from edgevision.export.repair.sums import float_sums
 from edgevision.export.structure import decode_nodes
-from tests.export.networks import Net, measured, pictures, random_network, run, sqnr_db
+from tests.export.networks import Extremes, Net, measured, pictures, random_network, run, sqnr_db
 
 IMAGES = pictures((1, 3, 16, 16), 4)
 
@@ -462,3 +464,58 @@ def test_one_picture_corrects_nothing() -> None:
     plan = plan_placement(graph)
     probes = probe_layers(graph, plan, measured(graph, plan.observed, IMAGES), "minmax", IMAGES[:1], clip=True)
     assert not any(correction.any() for correction in corrections_of(graph, probes).values())
+
+
+# --- sums and shared grids --------------------------------------------------------------------------------------------
+
+
+def residual(ratio: float) -> Graph:
+    """y = x + conv(x), with x `ratio` times as large as what the convolution makes of it."""
+    net = Net()
+    x = net.op("Relu", uneven(net, "image", 3, 16, ratio=1), out="x")
+    branch = net.op("Conv", x, net.weight(16, 16, 3, 3, gain=1 / ratio), net.bias(16), pads=[1] * 4, out="branch")
+    net.op("Add", x, branch, out="sum")
+    net.convolution("sum", 16, 8, out="y")
+    return prepared(net, "y")
+
+
+@pytest.mark.parametrize(("ratio", "kept_float"), [(0.2, False), (30.0, True)])
+def test_a_sum_stays_float_where_its_identity_would_bring_most_of_the_noise(ratio: float, kept_float: bool) -> None:
+    graph = residual(ratio)
+    plan = plan_placement(graph)
+    assert "sum" in plan.tensorrt_inputs
+    probes = probe_layers(graph, plan, measured(graph, plan.observed, IMAGES), "minmax", IMAGES, clip=False)
+    reasons = float_sums(graph, plan, probes)
+    assert ("sum" in reasons) is kept_float
+    plan = plan_placement(graph, keep_float=reasons)
+    assert ("sum" in plan.tensorrt_inputs) is not kept_float
+    assert not kept_float or "dB" in plan.tensorrt["sum"].reason
+
+
+@pytest.mark.parametrize(("gain", "alike"), [(1.05, True), (2.0, False)])
+def test_grids_are_shared_where_they_are_nearly_the_same(gain: float, alike: bool) -> None:
+    net = Net()
+    a = net.op("Relu", net.convolution("image", 3, 16), out="a")
+    b = net.op("Relu", net.convolution(a, 16, 16), out="b")
+    net.op("Concat", a, b, axis=1, out="joined")
+    net.convolution(net.convolution("joined", 32, 16), 16, 8, out="y")
+    graph = prepared(net, "y")
+    plan = plan_placement(graph)
+    ranges = {name: Extremes(0.0, gain if name == "joined" else 1.0) for name in plan.observed}
+    shared = share_grids(graph, plan, ranges, "minmax")
+    assert shared == ({"a": "joined"} if alike else {})
+
+
+def test_a_chain_of_moves_shares_no_further_than_one_step() -> None:
+    """Three ranges, each a little above the one before: the first and the last are too far apart for one grid."""
+    net = Net()
+    x = net.op("Relu", net.convolution("image", 3, 16), out="a")
+    for name in ("b", "c"):
+        net.convolution(x, 16, 16, out=f"reader_{name}")
+        x = net.op("MaxPool", x, kernel_shape=[3, 3], pads=[1] * 4, out=name)
+    joined = net.op("Concat", "reader_b", "reader_c", net.convolution(x, 16, 16), axis=1)
+    net.convolution(net.convolution(joined, 48, 16), 16, 8, out="y")
+    graph = prepared(net, "y")
+    plan = plan_placement(graph)
+    ranges = {name: Extremes(0.0, {"b": 1.1, "c": 1.2}.get(name, 1.0)) for name in plan.observed}
+    assert share_grids(graph, plan, ranges, "minmax") == {"a": "b"}
