@@ -1,27 +1,20 @@
-"""What must hold before a bundle is written: every graph sound, the CPU's graph worth it, the accuracy goal kept."""
+"""What must hold before a bundle is written: every graph sound, the CPU's graph worth it."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from edgevision.bundle import write_bundle
 from edgevision.calibration import CalibrationImages
 from edgevision.errors import ModelError
 from edgevision.export.emission import Emitted
 from edgevision.export.half_rounding import rounded_graph
 from edgevision.export.verification import compare, concerns, input_tensors, run_graph, speed_ratio
 from edgevision.machine import cpu_name
-from edgevision.manifest import Manifest, Preprocess
-
-if TYPE_CHECKING:
-    from edgevision.evaluation import Dataset
+from edgevision.manifest import Preprocess
 
 # An INT8 graph on the CPU must be worth its error.
 _LEAST_SPEED_UP = 1.1
-# Half a grey level of dither moves a quantised detector by tenths of a point: few pictures are judged several times.
-_FEW_PICTURES, _REPEATS = 500, 3
 
 
 def verify(
@@ -59,7 +52,11 @@ def verify(
 
 
 def choose_cpu_graph(
-    emitted: Emitted, preprocess: Preprocess, images: CalibrationImages | None, likeness: dict[str, float] | None
+    emitted: Emitted,
+    preprocess: Preprocess,
+    images: CalibrationImages | None,
+    likeness: dict[str, float] | None,
+    refuses: Callable[[Emitted], str] | None = None,
 ) -> tuple[str, str]:
     """The graph for ONNX Runtime's CPU provider, and why that one. An INT8 one that is not worth keeping is dropped
     from `emitted`.
@@ -68,6 +65,7 @@ def choose_cpu_graph(
         emitted: all graphs.
         preprocess, images: for a picture to measure with.
         likeness: what `verify` found for cpu.onnx; None where there is none.
+        refuses: asked last; says why the accuracy budget forbids cpu.onnx, or nothing.
     """
     if likeness is None:
         return "model.onnx", "the bundle has no INT8 graph for the CPU"
@@ -77,40 +75,9 @@ def choose_cpu_graph(
     ratio = speed_ratio(emitted.graphs["model.onnx"], emitted.graphs["cpu.onnx"], *tensors)
     measured = f"INT8 ran {ratio:.2f} times as fast as float, one thread, on {cpu_name()}"
     if ratio >= _LEAST_SPEED_UP and not doubts:
-        return "cpu.onnx", measured
+        loss = refuses(emitted) if refuses is not None else ""
+        if not loss:
+            return "cpu.onnx", measured
+        doubts = [f"INT8 misses the accuracy budget: {loss}"]
     del emitted.graphs["cpu.onnx"], emitted.infos["cpu.onnx"]
     return "model.onnx", f"float, because {'; '.join(doubts) if doubts else measured}"
-
-
-def measure_accuracy(
-    manifest: Manifest, files: dict[str, bytes], dataset: Dataset, max_drop: float, *, quiet: bool
-) -> dict[str, Any]:
-    """Float and INT8 on the user's data set, run as the runtime would run the finished bundle.
-
-    Returns:
-        `metric`; `float` and each INT8 graph's value of it, 0..1; `drop_points`, the largest loss in hundredths;
-        `max_drop_points`, `repeats`, `passed`; `graphs`, all that the evaluation says.
-
-    Raises:
-        DatasetError: the data set does not fit the model.
-    """
-    from edgevision.evaluation import compare as compare_graphs
-
-    metric = "miou" if manifest.nms is None else "map_50_95"
-    repeats = _REPEATS if len(dataset.pictures) < _FEW_PICTURES else 1
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "candidate.edge"
-        write_bundle(path, manifest, files)
-        graphs = compare_graphs(path, dataset, repeats=repeats, quiet=quiet)["graphs"]
-    drops = {
-        name: result["loss_points"][metric]["mean"] for name, result in graphs.items() if result["precision"] == "int8"
-    }
-    return {
-        "metric": metric,
-        **{name: result[metric] for name, result in graphs.items()},
-        "drop_points": round(max(drops.values()), 3),
-        "max_drop_points": max_drop,
-        "repeats": repeats,
-        "passed": max(drops.values()) <= max_drop,
-        "graphs": graphs,
-    }

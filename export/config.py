@@ -40,7 +40,12 @@ class ExportConfig:
         repairs: which of repair.REPAIRS are made.
         ranges: file to keep the calibrated ranges in, reused while nothing they depend on has changed; or a calibration
             cache of TensorRT's, whose ranges are taken.
-        dataset, max_drop: accuracy gate: INT8 may lose at most `max_drop` points on `dataset`.
+        dataset: labelled pictures that accuracy is measured on.
+        max_drop: accuracy budget: INT8 may lose at most so many points of mAP or mIoU on `dataset`; without one, so
+            many of agreement with the float model on the calibration pictures. Layers are kept in FP16 to meet it.
+        max_score_shift: how far the mean score of matched boxes may then move.
+        min_recall: share of the float model's recall that must then be left.
+        sensitivity: measure how much each layer harms, also without a budget.
         quiet: no progress.
     """
 
@@ -66,6 +71,9 @@ class ExportConfig:
     ranges: Path | str | None = None
     dataset: str | None = None
     max_drop: float | None = None
+    max_score_shift: float = 0.03
+    min_recall: float = 0.97
+    sensitivity: bool = False
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -100,10 +108,19 @@ class ExportConfig:
                 "--calibration-images FOLDER (30 to 500 pictures like those the camera will see), "
                 "or choose --precision fp16"
             )
-        if (self.dataset is None) != (self.max_drop is None):
-            raise UsageError("the accuracy gate needs both --dataset SPEC and --max-drop POINTS")
-        if self.dataset is not None and self.resolved_precision != "int8":
-            raise UsageError("--dataset and --max-drop compare INT8 with float: they need --precision int8")
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        if self.dataset is not None and self.max_drop is None:
+            raise UsageError("--dataset measures what INT8 loses: say how much it may lose with --max-drop POINTS")
+        if (self.max_drop is not None or self.sensitivity) and self.resolved_precision != "int8":
+            raise UsageError("--max-drop and --sensitivity compare INT8 with float: they need --precision int8")
+        if self.max_drop is not None and self.dataset is None and self.calibration_images is None:
+            raise UsageError("--max-drop needs pictures: --dataset SPEC with labels, or --calibration-images without")
+        if not (0 <= self.max_score_shift <= 1 and 0 <= self.min_recall <= 1):
+            raise UsageError(
+                f"max_score_shift and min_recall are in 0..1, got {self.max_score_shift}, {self.min_recall}"
+            )
 
     @property
     def recipe(self) -> Recipe | None:

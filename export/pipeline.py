@@ -7,19 +7,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import edgevision
 from edgevision.bundle import write_bundle
 from edgevision.calibration import CalibrationImages
 from edgevision.errors import UsageError
-from edgevision.export.acceptance import choose_cpu_graph, measure_accuracy, verify
+from edgevision.export.acceptance import choose_cpu_graph, verify
 from edgevision.export.batching import free_batches
+from edgevision.export.budget import Budget, name_layers
 from edgevision.export.config import ExportConfig
 from edgevision.export.emission import emit
 from edgevision.export.half_ranges import keep_float32
 from edgevision.export.preparation import prepare
 from edgevision.export.quantisation import quantise
 from edgevision.export.report import ExportReport
-from edgevision.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgevision.evaluation import Dataset
@@ -34,7 +33,7 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
         config: options.
 
     Returns:
-        The report. Its `bundle` is empty, and nothing was written, where the accuracy gate was missed.
+        The report. Its `bundle` is empty, and nothing was written, where the accuracy budget was missed.
 
     Raises:
         EdgeVisionError: the model, the pictures, the data set or an option cannot be used; nothing is written.
@@ -47,6 +46,16 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
     quantised = quantise(prepared, images, config) if report.precision == "int8" else None
     with report.step("half") as report.fp16:
         islands = keep_float32(prepared.graph, report.precision, prepared.preprocess, images, report.fp16)
+    budget = None
+    if quantised is not None and config.max_drop is not None:
+        with report.step("budget"):
+            budget = Budget(prepared, quantised, islands, images, dataset, config)
+            quantised = budget.meet()
+        if quantised is None:
+            return report
+    elif quantised is not None:
+        with report.step("sensitivity"):
+            name_layers(prepared, quantised, islands, images, config)
     with report.step("emit") as facts:
         emitted = emit(prepared.graph, report.precision, quantised, prepared.preprocess, islands)
         facts.update(emitted.facts)
@@ -58,31 +67,13 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
         facts.update(verify(emitted, prepared.preprocess, images, report.warnings))
         report.fp16.update(facts.get("tensorrt_fp16.onnx", facts.get("tensorrt.onnx", {})))
     with report.step("choose") as choice:
-        cpu_graph, reason = choose_cpu_graph(emitted, prepared.preprocess, images, facts.get("cpu.onnx"))
+        refuses = None if budget is None else budget.refuses
+        cpu_graph, reason = choose_cpu_graph(emitted, prepared.preprocess, images, facts.get("cpu.onnx"), refuses)
         choice.update(cpu_graph=cpu_graph, reason=reason)
-    manifest = Manifest(
-        name=prepared.name,
-        task=prepared.task,
-        family=prepared.family,
-        precision=report.precision,
-        labels=prepared.labels or tuple(map(str, range(prepared.classes))),  # nameless classes go by number
-        preprocess=prepared.preprocess,
-        graphs=emitted.infos,
-        nms=prepared.nms,
-        cpu_graph=cpu_graph,
-        cpu_graph_reason=reason,
-        source_sha256=prepared.source_sha256,
-        producer=f"edgevision {edgevision.__version__}",
-    )
+    manifest = prepared.manifest(emitted.infos, cpu_graph, reason)
     files = dict(emitted.graphs)
     if quantised is not None:
         files["ranges.json"] = quantised.ranges.to_json().encode()
-    if dataset is not None and config.max_drop is not None:
-        with report.step("accuracy") as facts:
-            report.accuracy = measure_accuracy(manifest, files, dataset, config.max_drop, quiet=config.quiet)
-            facts.update(dataset=config.dataset)
-        if not report.accuracy["passed"]:
-            return report
     report.bundle = str(output)
     files["report.json"] = json.dumps(report.to_json(), indent=1).encode()
     write_bundle(output, manifest, files)

@@ -32,7 +32,10 @@ class ExportReport:
         source_sha256: hash of the model file.
         family, task, precision: what it became.
         layers_int8, layers_float: weighted layers of TensorRT's graph by the precision of their inputs.
-        accuracy: what the accuracy gate measured; empty without one.
+        int8_macs_share: of the multiply-adds of TensorRT's graph, how much is INT8.
+        accuracy: how much INT8 loses, where a budget was given.
+        budget: that budget, and how it was met (see budget.py).
+        layers: what each quantised layer harms, the worst first, where that was measured.
         fp16: what real pictures do to float16, and how near the FP16 graph comes with every result rounded to half.
         bundle: path of the bundle; empty until written.
         warnings: what the user should know.
@@ -45,7 +48,10 @@ class ExportReport:
     precision: str = ""
     layers_int8: int = 0
     layers_float: int = 0
+    int8_macs_share: float = 0.0
     accuracy: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, Any] = field(default_factory=dict)
+    layers: list[dict[str, Any]] = field(default_factory=list)
     fp16: dict[str, Any] = field(default_factory=dict)
     bundle: str = ""
     warnings: list[str] = field(default_factory=list)

@@ -85,8 +85,8 @@ def _from_report(report: Mapping[str, Any]) -> list[str]:
         lines += [f"  {name}: {_pairs(facts)}" for name, facts in verified.items()]
     bound = [(name, why) for name, why in steps.get("batch", {}).items() if str(why).startswith("one picture: ")]
     lines += [f"batch       {name} takes {why}" for name, why in bound]
-    if report.get("accuracy"):
-        lines.append(f"accuracy    {_pairs(report['accuracy'])}")
+    if isinstance(report.get("budget"), dict) and report["budget"]:
+        lines.append(f"budget      {report['budget'].get('words')}")
     floats = [entry for entry in steps.get("emit", {}).get("tensorrt", []) if not entry["int8"]]
     weighted = [entry for entry in floats if entry["operator"] in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
     if weighted:
