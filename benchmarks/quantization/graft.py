@@ -17,9 +17,8 @@ def network_of(normal_form: Graph) -> onnx.ModelProto:
     graph = normal_form.copy()
     network, decode = _parts(graph)
     made = {name for node in network for name in node.output}
-    read = {name: None for node in decode for name in node.input if name in made}
-    inherited = {name: None for name in graph.outputs if name in made}
-    ends = [*read, *(name for name in inherited if name not in read)]
+    read = [name for node in decode for name in node.input]
+    ends = [name for name in dict.fromkeys([*read, *graph.outputs]) if name in made]
     graph.replace_nodes(network)
     outputs = [
         onnx.helper.make_tensor_value_info(n, graph.dtype(n) or onnx.TensorProto.FLOAT, graph.shape(n)) for n in ends
@@ -42,7 +41,8 @@ def with_decode(network: onnx.ModelProto, normal_form: Graph) -> onnx.ModelProto
     _, decode = _parts(normal_form)
     held = {*joined.producer, *joined.constants, *joined.inputs}
     ours = {name for node in decode for name in node.output}
-    lost = {name for node in decode for name in node.input if name} - held - ours - set(normal_form.constants)
+    needed = {name for node in decode for name in node.input if name} | set(normal_form.outputs)
+    lost = needed - held - ours - set(normal_form.constants)
     if lost:
         raise ModelError(f"the quantised network lacks the outputs {sorted(lost)}")
     joined.proto.node.extend(decode)

@@ -1,0 +1,125 @@
+"""The claims, on made-up runs whose losses are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.quantization.steps import speed_up
+from benchmarks.quantization.verdict import judge, loss, recall_kept
+
+FLOAT = [0.30, 0.31, 0.30, 0.31]
+
+
+def entry(points: list[float], *, seconds: float = 10.0, recall: float = 0.5, **accuracy: Any) -> dict[str, Any]:
+    """A method that loses so many points in each run."""
+    runs = [{"map_50_95": a - b / 100, "recall_at_threshold": recall} for a, b in zip(FLOAT, points, strict=True)]
+    export = {"wall_s": seconds, "cpu_s": 3 * seconds, "peak_mib": 300, "pictures": 30, "load": 0.0}
+    return {"export": export, "accuracy": {"figures": {"recall_at_threshold": recall}, "runs": runs, **accuracy}}
+
+
+def result(**methods: dict[str, Any]) -> dict[str, Any]:
+    """Of one model; an underscore in a method's name stands for its hyphen."""
+    return {
+        "metric": "map_50_95",
+        "float": entry([0.0] * 4)["accuracy"],
+        "methods": {name.replace("_", "-"): found for name, found in methods.items()},
+        "fewer_pictures": {"peak_mib": 290, "pictures": 10},
+        "speed": {"rounds_ms": {"float": [10.0, 12.0, 11.0]}},
+    }
+
+
+def verdict(found: dict[str, Any], words: str) -> tuple[bool | None, str]:
+    """Holds or not, and what was found, of the claim with these words."""
+    matching = [(v["holds"], v["found"]) for v in judge({"net": found}) if words in v["goal"]]
+    assert len(matching) == 1
+    return matching[0]
+
+
+def test_a_loss_is_of_paired_runs() -> None:
+    mean, error = loss(result(edgevision=entry([1.0, 2.0, 3.0, 4.0])), "edgevision") or (0, 0)
+    assert mean == pytest.approx(2.5)
+    assert error == pytest.approx((5 / 3) ** 0.5 / 2)  # variance 5/3 of 1, 2, 3, 4; four runs
+    assert loss(result(), "edgevision") is None
+
+
+@pytest.mark.parametrize(
+    ("points", "holds"), [([0.99] * 4, True), ([1.2] * 4, False), ([0.8, 1.6, 0.8, 1.6], True), ([-1.0] * 4, True)]
+)
+def test_a_point_may_be_lost_and_the_error_of_its_measurement(points: list[float], holds: bool) -> None:
+    assert verdict(result(edgevision=entry(points)), "loses at most")[0] is holds
+
+
+def test_recall_is_a_share_of_floats() -> None:
+    found = result(edgevision=entry([0.0] * 4, recall=0.48))
+    assert recall_kept(found, "edgevision") == pytest.approx(0.96)
+    assert verdict(found, "recall") == (False, "96.0%")
+    assert verdict(result(edgevision=entry([0.0] * 4, recall=0.49)), "recall")[0] is True
+
+
+def test_ours_meets_each_peers_best_setting() -> None:
+    ours, worse, better = entry([1.0] * 4), entry([3.0] * 4), entry([0.5] * 4)
+    assert verdict(result(edgevision=ours, onnxruntime_minmax=worse), "best setting")[0] is True
+    holds, found = verdict(
+        result(edgevision=ours, onnxruntime_minmax=worse, onnxruntime_entropy=better, modelopt_max=worse),
+        "best setting",
+    )
+    assert holds is False
+    assert "-0.50" in found
+    assert "onnxruntime Entropy" in found
+    assert "MinMax" not in found
+    assert "+2.00 ±0.00 points to modelopt max" in found
+
+
+def test_a_difference_within_two_standard_errors_is_none() -> None:
+    ours, better = entry([1.0, 0.0, 1.0, 0.0]), entry([0.0] * 4)  # half a point, with an error of 0.29
+    assert verdict(result(edgevision=ours, onnxruntime_minmax=better), "best setting")[0] is True
+
+
+def test_the_graph_for_the_cpu_is_no_rival_of_those_for_tensorrt() -> None:
+    found = result(edgevision=entry([1.0] * 4), onnxruntime_u8s8=entry([0.0] * 4))
+    assert verdict(found, "best setting")[0] is None
+
+
+def test_export_is_timed_by_the_clock_on_a_quiet_machine_and_by_the_processor_on_a_busy_one() -> None:
+    ours, peer, plain = entry([0.0] * 4, seconds=9), entry([0.0] * 4, seconds=10), entry([0.0] * 4, seconds=1)
+    found = result(edgevision=ours, onnxruntime_entropy=peer, onnxruntime_minmax=plain)
+    assert verdict(found, "quick") == (True, "9 s to onnxruntime Entropy 10 s, on the clock")
+    ours["export"].update(cpu_s=40.0, load=1000.0)
+    assert verdict(found, "quick") == (
+        False,
+        "40 s to onnxruntime Entropy 30 s, of processor time, on a busy machine",
+    )
+
+
+@pytest.mark.parametrize(("peak", "holds"), [(318, True), (330, False)])
+def test_memory_may_not_grow_with_the_pictures(peak: int, holds: bool) -> None:
+    found = result(edgevision=entry([0.0] * 4))
+    found["methods"]["edgevision"]["export"]["peak_mib"] = peak
+    assert verdict(found, "memory")[0] is holds
+
+
+@pytest.mark.parametrize(("ours_ms", "holds"), [(4.0, True), (5.1, True), (6.0, False)])
+def test_our_cpu_graph_is_as_fast_as_u8s8(ours_ms: float, holds: bool) -> None:
+    found = result(edgevision_cpu=entry([0.0] * 4), onnxruntime_u8s8=entry([0.0] * 4))
+    found["speed"]["rounds_ms"] |= {"edgevision-cpu": [ours_ms] * 3, "onnxruntime-u8s8": [5.0] * 3}
+    assert verdict(found, "U8S8")[0] is holds
+
+
+def test_or_float_is_chosen_and_said() -> None:
+    found = result(edgevision_cpu=entry([0.0] * 4, float_because="float, because INT8 is slow here"))
+    holds, words = verdict(found, "U8S8")
+    assert holds is True
+    assert "INT8 is slow here" in words
+    assert speed_up(found["speed"]["rounds_ms"], "edgevision-cpu") == 1
+
+
+def test_speed_is_the_median_over_rounds_taken_in_turn() -> None:
+    rounds = {"float": [10.0, 30.0, 10.0], "edgevision-cpu": [5.0, 10.0, 10.0]}
+    assert speed_up(rounds, "edgevision-cpu") == 2.0
+    assert speed_up(rounds, "onnxruntime-u8s8") is None
+
+
+def test_what_was_not_measured_is_not_judged() -> None:
+    assert {v["holds"] for v in judge({"net": result()})} == {None}
