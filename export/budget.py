@@ -15,19 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-import onnxruntime
-
-import edgevision
 from edgevision.calibration import CalibrationImages
 from edgevision.export.config import ExportConfig
 from edgevision.export.emission import Emitted, count_layers
-from edgevision.export.emit_tensorrt import emit_tensorrt, write_qdq
-from edgevision.export.findings import Findings
-from edgevision.export.graph import Graph
+from edgevision.export.layer_report import describe_layers, emit_int8, find_layers, open_findings
 from edgevision.export.placement import plan_placement
 from edgevision.export.preparation import PreparedModel
 from edgevision.export.quantisation import Quantised
-from edgevision.export.sensitivity import PICTURES, Layer, int8_share, measure_layers
+from edgevision.export.sensitivity import PICTURES, Layer
 from edgevision.export.verification import input_tensors
 from edgevision.export.yardstick import Goal, Loss, Yardstick, facts_of, loss_of
 from edgevision.manifest import GraphInfo
@@ -234,15 +229,6 @@ def fewest(first: int, most: int, guess: int, holds: Callable[[int], bool]) -> i
     return high
 
 
-def emit_int8(quantised: Quantised, islands: Mapping[str, str] | None) -> Graph:
-    """TensorRT's INT8 graph; with float32 between the grids where `islands` is None."""
-    source = quantised.tensorrt_graph, quantised.plan, quantised.ranges, quantised.method
-    corrections, clip = quantised.corrections, quantised.clip_weights
-    if islands is None:
-        return write_qdq(*source, corrections=corrections, clip_weights=clip)
-    return emit_tensorrt(*source, islands, corrections=corrections, clip_weights=clip)
-
-
 def keeping(quantised: Quantised, kept: Sequence[Layer]) -> Quantised:
     """The same with `kept` in FP16, and all that was float already."""
     stay = {name: decision.reason for name, decision in quantised.plan.tensorrt.items() if not decision.int8}
@@ -251,65 +237,3 @@ def keeping(quantised: Quantised, kept: Sequence[Layer]) -> Quantised:
     }
     plan = plan_placement(quantised.graph, tensorrt_graph=quantised.tensorrt_graph, keep_float=stay)
     return dataclasses.replace(quantised, plan=plan)
-
-
-def open_findings(
-    config: ExportConfig, graph: Graph, quantised: Quantised, images: CalibrationImages | None, yardstick: str = ""
-) -> Findings:
-    """What earlier exports with the same ranges file have measured.
-
-    Args:
-        graph: emitted with all layers in INT8; it shows every choice that was made on the way.
-        yardstick: hash of what losses are measured with.
-    """
-    digest = hashlib.sha256(graph.serialize())
-    digest.update(quantised.tensorrt_graph.serialize())
-    versions = edgevision.__version__, onnxruntime.__version__
-    digest.update(repr((yardstick, None if images is None else images.sha256, versions)).encode())
-    return Findings(None if config.ranges is None else f"{config.ranges}.budget", digest.hexdigest())
-
-
-def find_layers(quantised: Quantised, inputs: Sequence[Any], findings: Findings, *, quiet: bool) -> list[Layer]:
-    """sensitivity.measure_layers, with what was measured kept."""
-    known = {name.removeprefix("layer/"): findings[name]["noise"] for name in findings.names("layer/")}
-    return measure_layers(
-        quantised,
-        inputs,
-        {name: noise for name, noise in known.items() if noise is not None},
-        lambda name, noise: findings.keep(f"layer/{name}", {"noise": noise}),
-        quiet=quiet,
-    )
-
-
-def describe_layers(prepared: PreparedModel, quantised: Quantised, layers: Sequence[Layer]) -> None:
-    """State in the report what each layer harms, and how much of the network is INT8."""
-    graph = quantised.tensorrt_graph.copy()
-    graph.infer_shapes()
-    decisions = quantised.plan.tensorrt
-    prepared.report.int8_macs_share = round(int8_share(graph, quantised.plan.tensorrt_inputs), 4)
-    prepared.report.layers = [
-        {
-            "node": layer.node,
-            "sqnr_db": layer.sqnr_db,
-            "multiply_adds": layer.multiply_adds,
-            "int8": decisions[layer.key].int8,
-            "reason": decisions[layer.key].reason,
-        }
-        for layer in sorted(layers, key=lambda layer: layer.sqnr_db)
-    ]
-
-
-def name_layers(
-    prepared: PreparedModel,
-    quantised: Quantised,
-    islands: Mapping[str, str],
-    images: CalibrationImages | None,
-    config: ExportConfig,
-) -> None:
-    """Without a budget: describe_layers, with their errors measured where that was asked for."""
-    layers: list[Layer] = []
-    if config.sensitivity:
-        inputs = input_tensors(prepared.preprocess, images, PICTURES)
-        findings = open_findings(config, emit_int8(quantised, islands), quantised, images)
-        layers = find_layers(quantised, inputs, findings, quiet=config.quiet)
-    describe_layers(prepared, quantised, layers)

@@ -12,10 +12,11 @@ from edgevision.calibration import CalibrationImages
 from edgevision.errors import UsageError
 from edgevision.export.acceptance import choose_cpu_graph, verify
 from edgevision.export.batching import free_batches
-from edgevision.export.budget import Budget, name_layers
+from edgevision.export.budget import Budget
 from edgevision.export.config import ExportConfig
 from edgevision.export.emission import emit
 from edgevision.export.half_ranges import keep_float32
+from edgevision.export.layer_report import name_layers
 from edgevision.export.preparation import prepare
 from edgevision.export.quantisation import quantise
 from edgevision.export.report import ExportReport
