@@ -10,6 +10,7 @@ import pkgutil
 from types import ModuleType
 
 from edgevision.errors import UsageError
+from edgevision.redaction import without_secrets
 
 
 def kinds(package: ModuleType) -> list[ModuleType]:
@@ -34,4 +35,6 @@ def find_kind(package: ModuleType, uri: str) -> ModuleType:
         if kind.claims(uri):
             return kind
     what = package.__name__.rpartition(".")[2].removesuffix("s")
-    raise UsageError(f"{what} {uri!r} is not understood, or does not exist. Understood are:\n{understood(package)}")
+    raise UsageError(
+        f"{what} {without_secrets(uri)!r} is not understood, or does not exist. Understood are:\n{understood(package)}"
+    )

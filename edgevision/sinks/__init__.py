@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from edgevision.errors import UsageError
 from edgevision.frame import Frame
+from edgevision.redaction import without_secrets
 from edgevision.registry import find_kind
 from edgevision.results import Result
 from edgevision.sinks.base import Sink
@@ -51,7 +51,7 @@ def open_sink(uri: str | Path, sources: Sequence[Source] = ()) -> Sink:
 
 def _named(sink: Sink, uri: str) -> Sink:
     """Reports call a sink by its URI, without what is secret in it."""
-    sink.name = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri).partition("?")[0]
+    sink.name = without_secrets(uri).partition("?")[0]
     return sink
 
 

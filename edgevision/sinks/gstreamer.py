@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import time
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 from edgevision.drawing import draw
 from edgevision.errors import SinkError, UsageError
 from edgevision.frame import Frame
+from edgevision.polling import readable, writable
 from edgevision.results import Result
 from edgevision.sinks.base import Sink
 from edgevision.sinks.gstreamer_writer import HEADER
@@ -74,7 +74,7 @@ class GstreamerSink:
         assert self._process.stdout is not None
         self._pipe, self._first_ns = self._process.stdin.fileno(), 0
         os.set_blocking(self._pipe, False)
-        ready, _, _ = select.select([self._process.stdout], [], [], _READY_LIMIT_S)
+        ready = readable([self._process.stdout.fileno()], _READY_LIMIT_S)
         said = self._process.stdout.readline().decode(errors="replace").strip() if ready else "no answer"
         word, _, port = said.partition(" ")
         if word != "ready":
@@ -92,8 +92,7 @@ class GstreamerSink:
         header = HEADER.pack(width, height, max(0, frame.capture_time_ns - self._first_ns))
         for data in (memoryview(header), memoryview(image.data).cast("B")):
             while data:
-                _, writable, _ = select.select([], [self._pipe], [], max(0.0, deadline - time.monotonic()))
-                if not writable:
+                if not writable(self._pipe, deadline - time.monotonic()):
                     self._process.kill()
                     raise SinkError(f"{self.name or 'display'}: GStreamer took no picture for {_WRITE_LIMIT_S:g} s")
                 try:

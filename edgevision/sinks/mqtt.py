@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from edgevision.errors import SinkError, UsageError
 from edgevision.frame import Frame
 from edgevision.optional import require
+from edgevision.redaction import without_secrets
 from edgevision.results import Result
 from edgevision.sinks.base import Sink
 from edgevision.sinks.json_lines import frame_record
@@ -44,7 +45,10 @@ def make(uri: str, source: Source | None) -> Sink:
     except ValueError:
         host, port, topic = None, 0, ""
     if not host or not topic or set("+#\0") & set(topic):
-        raise UsageError(f"MQTT needs a host and a topic without wildcards: mqtt://host/robot/detections, got {uri!r}")
+        raise UsageError(
+            "MQTT needs a host and a topic without wildcards: mqtt://host/robot/detections, got "
+            f"{without_secrets(uri)!r}"
+        )
     user = unquote(parts.username) if parts.username else None
     password = unquote(parts.password) if parts.password else None
     return Mqtt(host, port, topic, user=user, password=password, tls=parts.scheme == "mqtts")

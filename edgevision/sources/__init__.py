@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from edgevision.redaction import without_secrets
 from edgevision.registry import find_kind
 from edgevision.sources.base import Source, SourceStatus
 from edgevision.sources.options import SourceOptions
@@ -41,7 +42,7 @@ def open_source(
     """
     uri = str(uri).removeprefix("file://")
     options = SourceOptions(timeout_s=timeout_s, give_up_s=give_up_s, every_frame=every_frame, reader=reader)
-    status = SourceStatus(_without_password(uri), source_id or name_of(uri))
+    status = SourceStatus(without_secrets(uri), source_id or name_of(uri))
     source: Source = find_kind(sys.modules[__name__], uri).make(uri, status, options)
     return source
 
@@ -99,7 +100,3 @@ def name_of(uri: str) -> str:
 
 def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)

@@ -33,7 +33,25 @@ MAX_SLOT_BYTES = 3 << 26
 """8192x8192 pixels of BGR."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _ALIVE_S = 0.25
-_MAX_TEXT = 2000
+_MAX_TEXT = 1000  # a character may take twelve bytes in JSON
+_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "hello": {},
+    "open": {"fps": (int, float, type(None))},
+    "ring": {"ring": (int,), "slots": (int,), "slot_bytes": (int,)},
+    "frame": {
+        "ring": (int,),
+        "slot": (int,),
+        "size_wh": (list,),
+        "capture_time_ns": (int,),
+        "media_time_s": (int, float, type(None)),
+        "captured": (int,),
+        "dropped": (dict,),
+    },
+    "alive": {"captured": (int,), "dropped": (dict,)},
+    "note": {"text": (str,)},
+    "error": {"text": (str,)},
+}
+_MAX_CAUSES = 16
 
 
 class Outlet:
@@ -161,8 +179,19 @@ class Inlet:
     """The owner's end. Received by one thread; slots are given back from any."""
 
     def __init__(self, end: socket.socket, task: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            OSError: the reader is gone already.
+            ValueError: the task is too long.
+        """
+        data = json.dumps(task).encode()
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"its address and options have {len(data)} bytes, the limit is {MAX_MESSAGE_BYTES}")
         self._socket = end
-        self._socket.send(json.dumps(task).encode())
+        # Nobody may use the descriptor while another thread closes it: its number could be another file's by then.
+        # Reentrant, since the garbage collector may give a slot back in the middle of anything.
+        self._using = threading.RLock()
+        self._socket.send(data)
         self._ring: Ring | None = None
 
     def fileno(self) -> int:
@@ -170,31 +199,33 @@ class Inlet:
         return self._socket.fileno()
 
     def receive(self) -> tuple[dict[str, Any], Ring | None] | None:
-        """The next message, and the ring its frame lies in; None when the reader is gone. Waits for it.
+        """The next message, and the ring its frame lies in; None when the reader is gone. One must be there.
 
         Raises:
             ValueError: the reader sent what no reader sends.
         """
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
+            with self._using:
+                data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1, socket.MSG_DONTWAIT)
         except OSError:
             return None
         try:
             if not data:
                 return None
             message: dict[str, Any] = json.loads(data)
+            _check_fields(message)
             if message["kind"] == "ring":
                 self._ring = Ring(descriptors[0], message)
             elif message["kind"] == "frame":
-                self._check(message)
-        except (KeyError, IndexError, TypeError) as error:
+                self._check_place(message)
+        except (KeyError, IndexError, TypeError, AttributeError, OSError, RecursionError) as error:
             raise ValueError(f"a message that is not understood: {error!r}") from error
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         return message, self._ring
 
-    def _check(self, message: Mapping[str, Any]) -> None:
+    def _check_place(self, message: Mapping[str, Any]) -> None:
         ring, (width, height) = self._ring, message["size_wh"]
         if ring is None or message["ring"] != ring.number or not 0 <= message["slot"] < ring.slots:
             raise ValueError(f"slot {message['slot']} of ring {message['ring']} does not exist")
@@ -204,9 +235,19 @@ class Inlet:
     def free(self, ring: int, slot: int) -> None:
         """Give a slot back."""
         message = {"kind": "free", "ring": ring, "slot": slot}
-        with contextlib.suppress(OSError):  # the reader is gone, and its memory with it
+        with contextlib.suppress(OSError), self._using:  # the reader is gone, and its memory with it
             self._socket.send(json.dumps(message).encode(), socket.MSG_DONTWAIT)
 
     def close(self) -> None:
         """End of the channel, and of the reader that listens to it."""
-        self._socket.close()
+        with self._using:
+            self._socket.close()
+
+
+def _check_fields(message: Mapping[str, Any]) -> None:
+    for name, types in _FIELDS[message["kind"]].items():
+        if not isinstance(message[name], types):
+            raise TypeError(f"{name} is {message[name]!r}")
+    counts = message.get("dropped", {})
+    if len(counts) > _MAX_CAUSES or not all(isinstance(count, int) for count in counts.values()):
+        raise TypeError(f"dropped is {counts!r}")

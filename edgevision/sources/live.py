@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import select
 import threading
 import time
 import weakref
@@ -19,6 +18,8 @@ from collections.abc import Callable, Iterator
 
 from edgevision.errors import SourceError
 from edgevision.frame import Frame
+from edgevision.polling import readable
+from edgevision.redaction import without_secrets
 from edgevision.sources.base import BACKOFF, DEAD, LIVE, OPENING, STALLED, ClosesOnExit, SourceStatus
 from edgevision.sources.options import SourceOptions
 from edgevision.sources.reader_process import Arrived, ReaderProcess
@@ -48,10 +49,12 @@ class LiveSource(ClosesOnExit):
         """
         self.status, self.fps = status, None
         self._start, self._options = start, options
-        self._wake, self._waker = os.pipe()
-        weakref.finalize(self, _close, self._wake, self._waker)
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._release = weakref.finalize(self, os.close, self._wake)
+        self._release.atexit = False  # an unfinished iteration ends later than that
+        # Reentrant, since a generator that nobody wants any more closes us from wherever it is collected.
+        self._lock = threading.RLock()
+        self._closing = False
         self._iterated = False
         self._reader: ReaderProcess | None = None
         self._told: Counter[str] = Counter()  # the present reader's own counts, as far as they are in the status
@@ -82,10 +85,10 @@ class LiveSource(ClosesOnExit):
         self._end = None
         limit_s, deadline = _START_LIMIT_S, time.monotonic() + _START_LIMIT_S
         with self._lock:
-            if self._closing.is_set():
+            if self._closing:
                 return
             self._reader = self._start()
-        while not self._closing.is_set():
+        while not self._closing:
             arrived = self._receive(deadline)
             if arrived is None:
                 if time.monotonic() >= deadline:
@@ -98,20 +101,20 @@ class LiveSource(ClosesOnExit):
                 return
 
     def _receive(self, until: float) -> Arrived | None:
-        """The reader's next message; None at that time, and when closed.
+        """The reader's next message; None at that time, and when this source is closed.
 
         Raises:
             EOFError: the reader is gone, or says why it goes.
         """
-        assert self._reader is not None
-        arrived = self._reader.receive(until - time.monotonic(), self._wake)
+        reader = self._reader
+        arrived = None if reader is None else reader.receive(until - time.monotonic(), self._wake)
         if arrived is None:
             return None
         message, status = arrived.message, self.status
         if message["kind"] == "error":
-            raise EOFError(message["text"].removeprefix(f"{status.uri}: "))
+            raise EOFError(without_secrets(message["text"]).removeprefix(f"{status.uri}: "))
         if message["kind"] == "note":
-            status.note(message["text"])
+            status.note(without_secrets(message["text"]))
         elif message["kind"] in ("frame", "alive"):
             counts = Counter(message["dropped"], captured=message["captured"])
             new, self._told = counts - self._told, counts
@@ -126,12 +129,12 @@ class LiveSource(ClosesOnExit):
         Raises:
             EOFError: it is lost; the state says whether it had fallen silent.
         """
-        while not self._closing.is_set():
+        while not self._closing:
             if self._end is not None:
                 raise self._end
             arrived = self._receive(self._heard + self._options.timeout_s)
             if arrived is None:
-                if not self._closing.is_set() and time.monotonic() >= self._heard + self._options.timeout_s:
+                if not self._closing and time.monotonic() >= self._heard + self._options.timeout_s:
                     reason = f"no data within {self._options.timeout_s:g} s"
                     self.status.enter(STALLED, reason)
                     raise EOFError(reason)
@@ -144,7 +147,7 @@ class LiveSource(ClosesOnExit):
             self._heard = time.monotonic()
             if self.status.state != LIVE:
                 self.status.enter(LIVE)
-            if self._closing.is_set():
+            if self._closing:
                 self.status.drop("stopped")
                 return
             yield frame
@@ -184,7 +187,7 @@ class LiveSource(ClosesOnExit):
         self._heard = time.monotonic()
         last_frame, pause_s = self._heard, self._options.first_pause_s
         try:
-            while not self._closing.is_set():
+            while not self._closing:
                 try:
                     for frame in self._frames():
                         pause_s = self._options.first_pause_s
@@ -192,12 +195,13 @@ class LiveSource(ClosesOnExit):
                         last_frame = time.monotonic()
                 except EOFError as error:
                     reason = str(error)
-                if self._closing.is_set():
+                if self._closing:
                     break
                 pause_s = self._recover(reason, pause_s, last_frame)
         finally:
             self.close()
             self.status.end()
+            self._release()
 
     def _recover(self, reason: str, pause_s: float, last_frame: float) -> float:
         """Pause and open again, until it works; gives the next pause.
@@ -206,7 +210,7 @@ class LiveSource(ClosesOnExit):
             SourceError: it took too long.
         """
         give_up_s, status = self._options.give_up_s, self.status
-        while not self._closing.is_set():
+        while not self._closing:
             self._kill()
             if give_up_s is not None and time.monotonic() - last_frame >= give_up_s:
                 status.enter(DEAD, reason)
@@ -217,7 +221,7 @@ class LiveSource(ClosesOnExit):
             _log.warning("%s; it is opened again", lost)
             self._sleep(pause_s * random.uniform(1 - _JITTER, 1 + _JITTER))
             pause_s = min(2 * pause_s, self._options.longest_pause_s)
-            if self._closing.is_set():
+            if self._closing:
                 break
             status.reconnects += 1
             try:
@@ -228,7 +232,7 @@ class LiveSource(ClosesOnExit):
         return pause_s
 
     def _sleep(self, seconds: float) -> None:
-        select.select([self._wake], [], [], seconds)
+        readable([self._wake], seconds)
 
     # ---- ending ----------------------------------------------------------------------------------------------------
 
@@ -242,15 +246,10 @@ class LiveSource(ClosesOnExit):
     def close(self) -> None:
         """End the iteration and the reader; also from another thread."""
         with self._lock:
-            first = not self._closing.is_set()
-            self._closing.set()
-        if first:
-            os.write(self._waker, b"x")
+            if not self._closing:
+                self._closing = True
+                os.eventfd_write(self._wake, 1)
         self._kill()
         if not self._iterated:
             self.status.end()
-
-
-def _close(*descriptors: int) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
+            self._release()

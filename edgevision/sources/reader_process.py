@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import select
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevision.errors import SourceError
+from edgevision.polling import readable
 from edgevision.sources.frame_channel import Inlet, Ring
 
 SLOTS = 24
@@ -49,7 +49,7 @@ class ReaderProcess:
             task: what it is to read, with the first message: a command line would show passwords to everybody.
 
         Raises:
-            SourceError: the program cannot be started.
+            SourceError: the program cannot be started, or ends before it was told what to do.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -66,7 +66,13 @@ class ReaderProcess:
             except OSError as error:
                 ours.close()
                 raise SourceError(f"the reader {command[0]} cannot be started: {error.strerror}") from error
-        self._inlet = Inlet(ours, {"slots": SLOTS, **task})
+        try:
+            self._inlet = Inlet(ours, {"slots": SLOTS, **task})
+        except (OSError, ValueError) as error:
+            ours.close()
+            self._process.kill()
+            self._process.wait()
+            raise SourceError(f"the reader {command[0]} cannot be used: {error}") from error
         self._lent: set[tuple[int, int]] = set()  # ring and slot; changed by this thread and by finalizers, atomically
 
     def receive(self, timeout_s: float, wake: int) -> Arrived | None:
@@ -76,8 +82,8 @@ class ReaderProcess:
             EOFError: the reader is gone; says how it ended.
         """
         try:
-            ready, _, _ = select.select([self._inlet.fileno(), wake], [], [], max(timeout_s, 0.0))
-        except (OSError, ValueError) as error:  # closed meanwhile
+            ready = readable([self._inlet.fileno(), wake], timeout_s)
+        except ValueError as error:  # closed meanwhile
             raise EOFError("its reader was stopped") from error
         if wake in ready or not ready:
             return None
@@ -118,7 +124,8 @@ class ReaderProcess:
         except subprocess.TimeoutExpired:
             return "its reader closed the channel"
         if code < 0:
-            return f"its reader crashed ({signal.Signals(-code).name})"
+            named = {each.value: each.name for each in signal.Signals}
+            return f"its reader crashed ({named.get(-code, f'signal {-code}')})"
         return "its reader ended" if code == 0 else f"its reader ended with exit code {code}"
 
     def kill(self) -> bool:

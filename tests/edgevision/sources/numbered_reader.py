@@ -21,6 +21,10 @@ def main(descriptor: str) -> None:
     if fault == "refuse":
         outlet.error("no such camera")
         return
+    if fault == "chatty":
+        outlet.note("\N{GRINNING FACE}" * 5000)
+        outlet.error(f"not found: rtsp://admin:secret@camera/1 {os.getpid()}")
+        return
     if fault == "silent":
         time.sleep(60)
     outlet.opened(task["fps"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -109,7 +110,7 @@ def test_a_reader_that_fails_is_replaced(fault: str) -> None:
         numbers = []
         for frame in camera:
             numbers.append(number_of(frame.image))
-            if camera.status.reconnects == 3:
+            if camera.status.reconnects == 2:
                 break
         assert numbers[-1] < 9  # the new reader's
         expected = {"hang": [STALLED, BACKOFF], "stop": [STALLED, BACKOFF]}.get(fault, [BACKOFF])
@@ -194,12 +195,27 @@ def pair() -> Iterator[tuple[Inlet, socket.socket]]:
         b"{}",
         b'{"kind": "ring", "ring": 0, "slots": 2, "slot_bytes": 4096}',
         b'{"kind": "frame", "ring": 0, "slot": 0, "size_wh": [64, 64]}',
+        b'{"kind": "open"}',
+        b'{"kind": "alive", "captured": "many", "dropped": {}}',
+        b'{"kind": "alive", "captured": 1, "dropped": {"a": "b"}}',
+        b'{"kind": "surprise"}',
+        b"[" * 16000,
     ],
 )
 def test_nonsense_from_a_reader_is_refused(pair: tuple[Inlet, socket.socket], message: bytes) -> None:
     pair[1].send(message)
     with pytest.raises(ValueError):
         pair[0].receive()
+
+
+def test_a_descriptor_that_is_no_memory_is_refused(pair: tuple[Inlet, socket.socket]) -> None:
+    with Path("/dev/null").open() as null:
+        message = b'{"kind": "ring", "ring": 0, "slots": 2, "slot_bytes": 4096}'
+        socket.send_fds(pair[1], [message], [null.fileno()])
+    before = descriptors()
+    with pytest.raises(ValueError, match="not understood"):
+        pair[0].receive()
+    assert descriptors() == before
 
 
 def test_memory_that_could_shrink_under_us_is_refused(pair: tuple[Inlet, socket.socket]) -> None:
@@ -210,6 +226,104 @@ def test_memory_that_could_shrink_under_us_is_refused(pair: tuple[Inlet, socket.
     os.close(descriptor)
     with pytest.raises(ValueError, match="2 slots of 4096 bytes"):
         pair[0].receive()
+
+
+# ---- the corners that months of running find -----------------------------------------------------------------------
+
+
+def test_closing_between_two_steps_of_the_reading_thread_is_no_error() -> None:
+    camera = source()
+
+    class ClosesInBetween:
+        """Another thread's close, at the worst moment: after the look whether to go on, before the wait."""
+
+        every_frame, first_pause_s, longest_pause_s, give_up_s = False, 0.1, 0.1, None
+
+        @property
+        def timeout_s(self) -> float:
+            camera.close()
+            return 1.0
+
+    camera._options = ClosesInBetween()  # type: ignore[assignment]
+    with no_thread_left():
+        assert list(camera) == []
+    assert camera.status.state == ENDED
+
+
+def test_closing_while_a_lost_camera_is_opened_again_ends_it_at_once() -> None:
+    tasks = iter([{"frames": 3, "fault": "exit"}, {"fault": "silent"}, {"fault": "silent"}])
+    camera = LiveSource(lambda: reader(**next(tasks)), SourceStatus("test://camera"), SourceOptions(60.0, 0.05, 0.2))
+    reading = threading.Thread(target=lambda: [None for _ in camera])
+    reading.start()
+    deadline = time.monotonic() + 20
+    while not camera.status.reconnects and time.monotonic() < deadline:
+        time.sleep(0.01)
+    camera.close()
+    reading.join(5)
+    assert not reading.is_alive()
+    assert states(camera)[-2:] == [OPENING, ENDED]
+
+
+def test_a_closed_source_that_is_kept_keeps_no_descriptor() -> None:
+    before, kept = descriptors(), []
+    for read in (False, True):
+        kept.append(source())
+        if read:
+            next(frames := iter(kept[-1]))
+            del frames
+        kept[-1].close()
+    gc.collect()
+    assert descriptors() == before
+    assert [camera.status.state for camera in kept] == [ENDED, ENDED]
+
+
+def test_frames_outlive_their_reader_and_an_iteration_nobody_wants_ends_it() -> None:
+    with no_thread_left():
+        camera = source(every_frame=True)
+        frames = iter(camera)
+        held = [next(frames).image for _ in range(5)]
+        del frames
+        assert camera.status.state == ENDED
+    assert [number_of(image) for image in held] == list(range(5))
+
+
+def test_a_program_with_more_than_a_thousand_descriptors_has_cameras_too() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        with source(every_frame=True) as camera:
+            frames = iter(camera)
+            assert [number_of(next(frames).image) for _ in range(3)] == [0, 1, 2]
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_long_message_of_a_reader_is_cut_and_its_passwords_are_hidden() -> None:
+    with pytest.raises(SourceError, match=r"not found: rtsp://admin:\*\*\*@camera/1"):
+        source(fault="chatty")
+
+
+def test_a_reader_that_cannot_be_told_what_to_do_is_an_error() -> None:
+    before = descriptors()
+    with pytest.raises(SourceError, match="the limit is 16384"):
+        source(pipeline="x" * 20_000)
+    with pytest.raises(SourceError, match="/bin/false|test://camera"):
+        LiveSource(lambda: ReaderProcess(["/bin/false"], {}), SourceStatus("test://camera"), SourceOptions())
+    gc.collect()
+    assert descriptors() == before
+
+
+def test_a_program_that_just_ends_says_nothing() -> None:
+    script = (
+        "import sys; sys.path[:] = {!r}; from test_reader_process import source; "
+        "camera = source(); frames = iter(camera); held = [next(frames) for _ in range(3)]"
+    )
+    path = [str(Path(__file__).parent), *sys.path]
+    done = subprocess.run([sys.executable, "-c", script.format(path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_pictures_are_plain_arrays() -> None:
