@@ -153,16 +153,20 @@ class Work:
         """See `accuracy`; of the model before quantisation."""
         path = self.store.folder / f"{FLOAT}.edge"
         self._write_bundle("", None, path)
-        return self.store.measure(
-            f"{FLOAT}.accuracy", self._accuracy_key, lambda: self._evaluate(path, "model.onnx", "fp32")
-        )
+        return self._accuracy(path, "model.onnx", "fp32")
 
     def accuracy(self, method: Method) -> dict[str, Any]:
         """`figures` {name: mean}, and `runs`, the figures of each; `float_because` where our bundle holds no INT8
         graph for the CPU, and float runs there."""
-        path = self._bundle(method)
-        key = {**self._accuracy_key, "bundle": sha256(path.read_bytes())}
-        return self.store.measure(f"{method.name}.accuracy", key, lambda: self._evaluate(path, method.graph, "int8"))
+        return self._accuracy(self._bundle(method), method.graph, "int8")
+
+    def _accuracy(self, path: Path, graph: str, precision: str) -> dict[str, Any]:
+        """Kept by content: what two settings make alike is judged once."""
+        bundle = sha256(path.read_bytes())
+        name = f"accuracy.{graph.removesuffix('.onnx')}.{bundle[:16]}"
+        return self.store.measure(
+            name, {**self._accuracy_key, "bundle": bundle}, lambda: self._evaluate(path, graph, precision)
+        )
 
     def _evaluate(self, path: Path, graph: str, precision: str) -> dict[str, Any]:
         bundle = Bundle(path)
