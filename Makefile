@@ -39,7 +39,7 @@ test-aarch64: $(VENV)/.installed
 # Ultralytics runs in an environment of its own.
 test-families: $(FAMILIES)/.installed
 	ULTRALYTICS_PYTHON=$(CURDIR)/$(FAMILIES)-ultralytics/bin/python \
-		$(FAMILIES)/bin/python -m pytest -q -m families $(ARGS) tests/families
+		$(FAMILIES)/bin/python -m pytest -q -m families -n 2 --dist loadfile $(ARGS) tests/families
 
 # mypy reads an installed copy, where export/ and calibration/ are subpackages.
 lint: $(VENV)/.installed

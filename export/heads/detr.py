@@ -38,10 +38,18 @@ class DetrHead:
         graph = model.graph
         shapes = {name: graph.shape(name) or () for name in graph.outputs}
         rows = {name: shape for name, shape in shapes.items() if len(shape) == 3 and shape[0] == 1}
-        boxes = [name for name, shape in rows.items() if shape[2] == 4 and class_activation(graph, name) == "Sigmoid"]
+        # D-FINE's boxes are distances to the sides and end in no Sigmoid.
+        boxes = [
+            name
+            for name, shape in rows.items()
+            if shape[2] == 4 and (class_activation(graph, name) == "Sigmoid" or (model.chosen and "box" in name))
+        ]
         if len(rows) != 2 or len(boxes) != 1:
             listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-            return Refusal(f"expected logits [1,Q,C] and boxes [1,Q,4] that end in a Sigmoid, got {listed}")
+            return Refusal(
+                f"expected logits [1,Q,C] and boxes [1,Q,4] that end in a Sigmoid, got {listed}",
+                "--family detr if the boxes are centre and size in fractions (D-FINE)",
+            )
         logits = next(name for name in rows if name != boxes[0])
         if rows[logits][2] == 4 and "box" not in boxes[0] and not model.chosen:
             return Refusal(f"{boxes[0]!r} may as well be four class scores as a box", "--family detr if it is a box")
