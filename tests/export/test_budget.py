@@ -142,6 +142,26 @@ def test_the_verdict_comes_from_seeds_that_the_search_has_not_seen(
     assert not set(verdict["seeds"]) & {seed for candidate in searched for seed in candidate["seeds"]}
 
 
+def test_luck_in_the_search_does_not_pass_the_verdict(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search's own seeds show no loss; of others, all in INT8 loses 10 points, one layer in FP16 less than 3."""
+
+    def unlucky(_: Any, name: str, graph: bytes, info: Any, seed: int) -> dict[str, float | None]:
+        lost = {5: 0.10, 4: 0.02}.get(info.layers_int8, 0.0)
+        value = 1.0 - (lost if seed >= 1000 else 0.0)
+        return {"reference": 1.0, "value": value, "score_shift": None, "float_recall": None, "recall": None}
+
+    monkeypatch.setattr(yardstick.Yardstick, "run", unlucky)
+    report = exported(tmp_path, pictures)
+    tried = [(candidate["layers_in_fp16"], candidate["met"]) for candidate in report.budget["search"]]
+    assert tried == [(0, True), (0, False), (1, True), (1, True)]
+    assert kept(report) == [BAD]
+    second, last = report.budget["search"][2:]
+    assert set(report.budget["search"][1]["seeds"]) <= set(second["seeds"])
+    assert not set(second["seeds"]) & set(last["seeds"])
+
+
 def test_where_int8_loses_little_no_layer_is_given_up(tmp_path: Path, pictures: Path) -> None:
     config = ExportConfig(calibration_images=pictures, max_drop=20.0, quiet=True)
     report = export_model(segmenter(tmp_path, bad=False), tmp_path / "out.edge", config)
