@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgevision.synthetic import SEGMENTATION_CLASSES
-from layers import conv, separable
+from layers import conv, depthwise, separable
 
 INPUT_WH = (512, 288)
 
@@ -23,9 +23,7 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1, expansion: int = 4) -> None:
         super().__init__()
         hidden = inputs * expansion
-        self.body = nn.Sequential(
-            conv(inputs, hidden, 1), conv(hidden, hidden, 3, stride, groups=hidden), *_linear(hidden, outputs)
-        )
+        self.body = nn.Sequential(conv(inputs, hidden, 1), depthwise(hidden, stride), *_linear(hidden, outputs))
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, features: Tensor) -> Tensor:

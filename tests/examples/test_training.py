@@ -181,6 +181,24 @@ def test_every_object_gets_priors_and_no_prior_two_objects(scripts: Import) -> N
 
 
 @needs_torch
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_depthwise_convolution_is_the_same_in_training(scripts: Import, stride: int) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    layer = scripts("layers").Depthwise(8, 3, stride)
+    maps = torch.randn(2, 8, 12, 10)
+    results = []
+    for training in (True, False):
+        layer.train(training).zero_grad()
+        result = layer(maps)
+        result.square().sum().backward()
+        results.append((result.detach(), layer.weight.grad.clone()))
+    for trained, deployed in zip(*results, strict=True):
+        torch.testing.assert_close(trained, deployed)
+
+
+@needs_torch
 @pytest.mark.parametrize("name", ["Detector", "Segmenter"])
 def test_the_exported_file_computes_what_the_network_does(scripts: Import, tmp_path: Path, name: str) -> None:
     import torch
