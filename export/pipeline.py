@@ -15,6 +15,7 @@ from edgevision.export.batching import free_batches
 from edgevision.export.budget import Budget
 from edgevision.export.config import ExportConfig
 from edgevision.export.emission import emit
+from edgevision.export.gains import repair_gains
 from edgevision.export.half_ranges import keep_float32
 from edgevision.export.layer_report import name_layers
 from edgevision.export.preparation import prepare
@@ -55,8 +56,10 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
         if quantised is None:
             return report
     elif quantised is not None:
-        with report.step("sensitivity"):
+        with report.step("sensitivity") as facts:
             name_layers(prepared, quantised, islands, images, config)
+            if config.sensitivity and images is not None:
+                facts.update(repair_gains_db=repair_gains(prepared, quantised, images, config))
     with report.step("emit") as facts:
         emitted = emit(prepared.graph, report.precision, quantised, prepared.preprocess, islands)
         facts.update(emitted.facts)

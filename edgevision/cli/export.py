@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     methods = ("mse", "percentile", "entropy", "minmax", "auto")
     calibration.add_argument("--calibration-method", choices=methods, default="mse", help="see docs/calibration.md")
+    calibration.add_argument(
+        "--repairs",
+        metavar="NAME[,NAME...]",
+        help="which repairs of the network INT8 gets, or none (default: all; see docs/quantization.md)",
+    )
     calibration.add_argument("--calibration-limit", metavar="N", type=int, default=512, help="pictures used at most")
     calibration.add_argument(
         "--ranges",
@@ -126,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
         calibration_images=args.calibration_images,
         calibration_method=args.calibration_method,
         calibration_limit=args.calibration_limit,
+        **_repairs(args.repairs),
         ranges=args.ranges,
         dataset=args.dataset,
         max_drop=args.max_drop,
@@ -152,6 +158,11 @@ def _check_cache(precision: str, file: str, version: str) -> None:
         raise UsageError(f"--write-calibration-cache writes what INT8 calibration found; this export is {precision}")
     if not Path(file).absolute().parent.is_dir():
         raise UsageError(f"--write-calibration-cache {file}: its folder does not exist; create it first")
+
+
+def _repairs(text: str | None) -> dict[str, Any]:
+    """The option of ExportConfig, where it was given."""
+    return {} if text is None else {"repairs": () if text == "none" else tuple(text.split(","))}
 
 
 def _write_cache(bundle: str, method: str, file: str, version: str) -> None:

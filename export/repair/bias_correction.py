@@ -43,7 +43,8 @@ def _shift(errors: Floats) -> Floats:
     uncertain = errors.var(axis=0, ddof=1) / len(errors)
     certain = np.square(mean)
     share: Floats = np.maximum(1 - uncertain / np.maximum(certain, np.finfo(np.float64).tiny), 0)
-    return mean * share
+    shift: Floats = mean * share
+    return shift
 
 
 def explained_db(probes: Mapping[str, Probe]) -> float:

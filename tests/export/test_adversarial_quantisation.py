@@ -11,9 +11,10 @@ import onnx
 import pytest
 
 from edgevision.calibration import CalibrationImages
-from edgevision.errors import CalibrationError
+from edgevision.errors import CalibrationError, UsageError
 from edgevision.export.config import ExportConfig
 from edgevision.export.emission import Emitted, emit
+from edgevision.export.gains import repair_gains
 from edgevision.export.graph import Graph
 from edgevision.export.preparation import PreparedModel
 from edgevision.export.quantisation import Quantised, quantise
@@ -45,12 +46,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def quantised(graph: Graph, folder: Path) -> tuple[Quantised, Emitted]:
     """Through the same steps as an export."""
+    config = ExportConfig(calibration_images=folder, quiet=True)
+    result = quantise(prepared(graph), CalibrationImages(folder), config)
+    return result, emit(graph, "int8", result, PREPROCESS)
+
+
+def prepared(graph: Graph) -> PreparedModel:
     graph.infer_shapes()
     report = ExportReport(precision="int8")
-    prepared = PreparedModel(graph, "net", "segmentation", "test", 8, (), PREPROCESS, None, "", report)
-    config = ExportConfig(calibration_images=folder, quiet=True)
-    result = quantise(prepared, CalibrationImages(folder), config)
-    return result, emit(graph, "int8", result, PREPROCESS)
+    return PreparedModel(graph, "net", "segmentation", "test", 8, (), PREPROCESS, None, "", report)
 
 
 def finish(net: Net, x: str, channels: int) -> Graph:
@@ -196,3 +200,34 @@ def test_ranges_beyond_float16_are_refused(folder: Path) -> None:
     x = net.op("Conv", x, net.weight(16, 16, 3, 3, gain=1e-9), net.bias(16), pads=[1] * 4)
     with pytest.raises(CalibrationError, match="no FP16 scale"):
         quantised(finish(net, net.op("Sigmoid", x), 16), folder)
+
+
+def uneven_depthwise(net: Net) -> Graph:
+    gains = np.geomspace(1, 300, 16).reshape(-1, 1, 1, 1)
+    weight = (net.random.normal(0, 0.3, (16, 3, 3, 3)) * gains).astype(np.float32)
+    x = net.op("Relu", net.op("Conv", "image", net.constant(weight), pads=[1] * 4))
+    depthwise = (net.random.normal(0, 0.4, (16, 1, 3, 3)) / gains).astype(np.float32)
+    return finish(net, net.op("Conv", x, net.constant(depthwise), group=16, pads=[1] * 4), 16)
+
+
+def test_gains_name_the_repair_that_matters(folder: Path) -> None:
+    model, images = prepared(uneven_depthwise(Net())), CalibrationImages(folder)
+    config = ExportConfig(calibration_images=folder, repairs=("equalise", "clip-weights"), quiet=True)
+    gains = repair_gains(model, quantise(model, images, config), images, config)
+    assert set(gains) == {"equalise", "clip-weights"}
+    assert gains["equalise"] > 5
+    assert abs(gains["clip-weights"]) < gains["equalise"]
+
+
+def test_without_repairs_the_network_is_quantised_as_it_came(folder: Path) -> None:
+    model = prepared(uneven_depthwise(Net()))
+    config = ExportConfig(calibration_images=folder, repairs=(), quiet=True)
+    result = quantise(model, CalibrationImages(folder), config)
+    assert result.graph is result.tensorrt_graph is model.graph
+    assert not result.corrections
+    assert not result.shared
+
+
+def test_an_unknown_repair_is_named(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"repairs are equalise, .*; got magic"):
+        ExportConfig(calibration_images=folder, repairs=("magic",))
