@@ -12,6 +12,7 @@ Writes DIR/quantization.md and DIR/quantization.json. Ends with 1 when a claim d
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = [method.name for method in METHODS]
-    parser.add_argument("--modelopt-python", metavar="PATH", help="of an environment with nvidia-modelopt")
+    parser.add_argument(
+        "--modelopt-python", type=os.path.abspath, metavar="PATH", help="of an environment with nvidia-modelopt"
+    )
     parser.add_argument("--models", type=Path, metavar="FILE.toml", default=_HERE / "models.toml")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these models (default: all that the file names)")
     parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="METHOD", help=", ".join(names))

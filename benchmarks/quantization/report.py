@@ -74,6 +74,7 @@ def markdown(data: Mapping[str, Any]) -> str:
     answers = {True: "yes", False: "**no**", None: "not judged"}
     rows = [[v["row"], v["model"], v["goal"], answers[v["holds"]], v["found"]] for v in data["verdicts"]]
     parts += ["## Verdict", _table(["row", "model", "goal", "holds", "found"], rows)]
+    parts += ["## Points lost", _summary(models)]
     for name, model in models.items():
         parts += [f"## {name}", _model_table(model)]
         parts += [
@@ -82,6 +83,16 @@ def markdown(data: Mapping[str, Any]) -> str:
             if "failed" in entry
         ]
     return "\n\n".join(parts)
+
+
+def _summary(models: Mapping[str, Any]) -> str:
+    """Every method on every model."""
+    rows = []
+    for method in METHODS:
+        losses = [loss(model, method.name) for model in models.values()]
+        if any(losses):
+            rows.append([method.title, *("" if lost is None else f"{lost[0]:.2f} ±{lost[1]:.2f}" for lost in losses)])
+    return _table(["method", *(f"{name}, {_METRICS[model['metric']]}" for name, model in models.items())], rows)
 
 
 def _model_table(model: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ class Work:
 
     def __init__(self, subject: Subject, folder: Path, protocol: Protocol, modelopt_python: str | None) -> None:
         self.subject, self.protocol = subject, protocol
-        self.store = Store(folder / subject.name)
+        self.store = Store(folder.absolute() / subject.name)
         self._pythons = {"quantise_modelopt": modelopt_python}
         self._images = CalibrationImages(subject.pictures, protocol.calibration_limit)
         self._prepared = prepare(subject.file, ExportConfig(precision="fp32", **subject.options))
@@ -113,17 +113,10 @@ class Work:
         (folder / "job.json").write_text(json.dumps(job))
         figures = folder / "figures.json"
         python = self._pythons.get(method.module) or sys.executable
-        command = [
-            python,
-            "-m",
-            "benchmarks.quantization.measured",
-            figures,
-            f"benchmarks.quantization.{method.module}",
-        ]
+        module = f"benchmarks.quantization.{method.module}"
+        command = [python, "-m", "benchmarks.quantization.measured", str(figures), module, str(folder / "job.json")]
         start = time.perf_counter()
-        done = subprocess.run(
-            [*command, folder / "job.json"], cwd=_ROOT, capture_output=True, text=True, timeout=_TIMEOUT_S
-        )
+        done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=_TIMEOUT_S)
         wall = time.perf_counter() - start
         if done.returncode:
             raise QuantiserError(done.stderr.strip()[-600:])

@@ -43,6 +43,7 @@ def test_ours_and_a_peer_are_measured_judged_written_and_not_measured_twice(
         assert found["export"]["cpu_s"] > 0
     page = (tmp_path / "out" / "quantization.md").read_text()
     assert "| onnxruntime MinMax |" in page
+    assert "| method | aerial, mAP50-95 |" in page
     assert page.strip() in capsys.readouterr().out
 
     dates = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").rglob("*.json")}
