@@ -89,20 +89,19 @@ class Budget:
         """
         self.layers = find_layers(self._quantised, self._inputs, self._findings, quiet=self._quiet)
         order = sorted(self.layers, key=lambda layer: -layer.noise / max(layer.multiply_adds, 1))
-        first, problem, kept = 0, "", 0
+        problem, kept = "", 0
+        refuted: Loss | None = None
+        seeds = list(range(self._runs["search"]))
         with Progress("meeting the accuracy budget", self._most_runs(len(order)), quiet=self._quiet) as progress:
             for attempt in range(_VERDICTS):
-                kept, loss = self._search(order, first, progress)
+                kept, loss = self._search(order, kept, refuted, seeds, progress)
                 problem = loss.miss(self._goal)
                 if problem or kept == len(order) > 0:
                     break
-                seeds = [_FRESH * (attempt + 1) + i for i in range(self._runs["verdict"])]
-                loss = self._verdict = self._judge(order[:kept], seeds, progress, typed=True)
-                # Two standard errors are what the mean of these runs may be off by.
-                problem = loss.miss(self._goal, 2 * (loss.standard_error or 0.0))
-                first = kept + 1
-                if not problem or first > len(order):
+                loss, problem = self._confirm(order[:kept], _FRESH * (attempt + 1), progress)
+                if not problem:
                     break
+                seeds, refuted = [*seeds, *loss.seeds], loss
         if not problem and kept == len(order) > 0:
             problem = "it takes all layers in FP16: nothing would be left in INT8"
         elif problem:
@@ -124,16 +123,35 @@ class Budget:
         self._prepared.report.budget["cpu"] = facts_of(loss)
         return loss.miss(self._goal, 2 * (loss.standard_error or 0.0))
 
-    def _search(self, order: Sequence[Layer], first: int, progress: Progress) -> tuple[int, Loss]:
-        """How many layers must go, from `first` on, and the loss then; the loss of all where that is still too much."""
-        losses: dict[int, Loss] = {}
+    def _confirm(self, kept: Sequence[Layer], seed: int, progress: Progress) -> tuple[Loss, str]:
+        """The loss with seeds from `seed` on, twice as many where the first do not tell; and why it is too much.
+
+        The mean may lie above the budget by two standard errors: by so much it may be off.
+        """
+        for count in (self._runs["verdict"], 2 * self._runs["verdict"]):
+            loss = self._verdict = self._judge(kept, range(seed, seed + count), progress, typed=True)
+            problem = loss.miss(self._goal, 2 * (loss.standard_error or 0.0))
+            if problem or not loss.miss(self._goal):
+                break
+        return loss, problem
+
+    def _search(
+        self, order: Sequence[Layer], first: int, refuted: Loss | None, seeds: Sequence[int], progress: Progress
+    ) -> tuple[int, Loss]:
+        """How many layers must go, from `first` on, and the loss then; the loss of all where that is still too much.
+
+        Args:
+            refuted: what a verdict said of `first`; None: it is to be measured.
+            seeds: of the runs.
+        """
+        losses: dict[int, Loss] = {} if refuted is None else {first: refuted}
 
         def holds(count: int) -> bool:
             typed = count == len(order)  # float16 is all that is left to lose by
-            losses[count] = self._judge(order[:count], range(self._runs["search"]), progress, typed=typed)
+            losses[count] = self._judge(order[:count], seeds, progress, typed=typed)
             return not losses[count].miss(self._goal)
 
-        if holds(first) or first == len(order):
+        if (refuted is None and holds(first)) or first == len(order):
             return first, losses[first]
         kept = fewest(first, len(order), self._guess(order, losses[first].drop_points, first), holds)
         return kept, losses[kept]
