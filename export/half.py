@@ -139,6 +139,9 @@ class _Conversion:
         self.kinds: dict[str, int] = {name: kind for name, kind in named.items() if kind in (SINGLE, HALF)}
         self.nodes: list[onnx.NodeProto] = []
         self.made: dict[tuple[str, int], str] = {}
+        dequantizers = [node for node in graph.nodes if node.op_type == "DequantizeLinear"]
+        self.scales = {node.output[0]: str(node.input[1]) for node in dequantizers}
+        self.dequantized = {node.output[0]: node for node in dequantizers}
 
     def run(self) -> Graph:
         graph = self.graph
@@ -190,6 +193,13 @@ class _Conversion:
             self.made.setdefault((name, kind), name if kind == SINGLE else self._fresh(f"{name}_fp16"))
         elif self.kinds[name] == kind:
             return name
+        elif (name, kind) not in self.made and name in self.dequantized:
+            # TensorRT takes a DQ right in front of a layer for INT8, not one behind a Cast.
+            twin = onnx.NodeProto.FromString(self.dequantized[name].SerializeToString())
+            twin.name = twin.output[0] = self._fresh(f"{name}_{'fp16' if kind == HALF else 'fp32'}")
+            twin.input[1] = self._as(self.scales[name], kind)
+            self.nodes.append(twin)
+            self.made[name, kind] = twin.output[0]
         elif (name, kind) not in self.made:
             cast = self._fresh(f"{name}_{'fp16' if kind == HALF else 'fp32'}")
             self.nodes.append(helper.make_node("Cast", [name], [cast], name=f"{cast}/cast", to=kind))

@@ -26,7 +26,7 @@ from edgevision.export.graph import Graph
 from edgevision.export.grids import Ranges
 from edgevision.export.placement import Plan, plan_placement
 from edgevision.export.preparation import PreparedModel
-from edgevision.export.repair import REPAIRS
+from edgevision.export.repair import REPAIRS, RESCALING
 from edgevision.export.repair.bias_correction import corrections_of, explained_db
 from edgevision.export.repair.equalisation import equalise
 from edgevision.export.repair.input_scaling import scale_sites
@@ -128,7 +128,7 @@ def _rescale(
         return graph, graph
     chosen = [name for name in REPAIRS if name in config.repairs]
     sites = find_sites(graph, plan_placement(graph).tensorrt_inputs)
-    if not sites or not {"equalise", "scale-inputs"} & set(chosen):
+    if not sites or not set(RESCALING) & set(chosen):
         return graph, graph
     channels, origin = load_or_collect_channels(
         config.ranges,

@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         calibration_images=args.calibration_images,
         calibration_method=args.calibration_method,
         calibration_limit=args.calibration_limit,
-        **_repairs(args.repairs),
+        **_repairs(args.repairs, args.write_calibration_cache is not None),
         ranges=args.ranges,
         dataset=args.dataset,
         max_drop=args.max_drop,
@@ -160,9 +160,20 @@ def _check_cache(precision: str, file: str, version: str) -> None:
         raise UsageError(f"--write-calibration-cache {file}: its folder does not exist; create it first")
 
 
-def _repairs(text: str | None) -> dict[str, Any]:
-    """The option of ExportConfig, where it was given."""
-    return {} if text is None else {"repairs": () if text == "none" else tuple(text.split(","))}
+def _repairs(text: str | None, cached: bool) -> dict[str, Any]:
+    """The option of ExportConfig, where it is not the default. Ranges for a calibration cache (`cached`) are of the
+    network as it came, and whoever reads it may have no pictures."""
+    from edgevision.export.repair import RESCALING, WITHOUT_PICTURES
+
+    if text is None:
+        return {"repairs": WITHOUT_PICTURES} if cached else {}
+    chosen = () if text == "none" else tuple(text.split(","))
+    if cached and set(chosen) & set(RESCALING):
+        raise UsageError(
+            f"--write-calibration-cache writes ranges of the network as it came; leave {', '.join(RESCALING)} out of "
+            "--repairs, or leave --repairs out"
+        )
+    return {"repairs": chosen}
 
 
 def _write_cache(bundle: str, method: str, file: str, version: str) -> None:

@@ -11,3 +11,7 @@
 """
 
 REPAIRS = ("equalise", "scale-inputs", "clip-weights", "correct-biases", "float-sums", "share-grids")
+RESCALING = ("equalise", "scale-inputs")
+"""After these, tensors have other ranges than in the network as it came."""
+WITHOUT_PICTURES = ("clip-weights", "share-grids")
+"""Those that need no more than ranges."""

@@ -406,3 +406,20 @@ def test_each_rule_finds_what_breaks_it(break_it: Callable[[Graph], None], messa
     break_it(graph)
     with pytest.raises(ModelError, match=message):
         validate_tensorrt(graph)
+
+
+def test_readers_of_one_tensor_in_both_precisions_have_a_dq_each() -> None:
+    """A Cast between DQ and layer would hide from TensorRT that the layer is INT8."""
+    net = Net()
+    x = net.op("Relu", net.convolution("image", 3, 16), out="shared")
+    both = [net.convolution(x, 16, 16, out=name) for name in ("wide", "narrow")]
+    net.convolution(net.op("Concat", *both, axis=1), 32, 8, out="y")
+    source = net.graph("y")
+    plan = plan_placement(source)
+    ranges = measured(source, plan.observed, pictures((1, 3, 16, 16)))
+    graph = emit_tensorrt(source, plan, ranges, islands={"wide": "its numbers leave float16's range"})
+    for name, kind in (("wide", TensorProto.FLOAT), ("narrow", TensorProto.FLOAT16)):
+        assert behind(graph, name, 0).op_type == "DequantizeLinear"
+        assert graph.dtype(behind(graph, name, 0).output[0]) == kind
+    assert Counter(node.op_type for node in graph.consumers["shared"]) == {"QuantizeLinear": 1}
+    run(graph, pictures((1, 3, 16, 16))[0])
