@@ -30,6 +30,11 @@ class BatchWindow:
                 self._period[source] = gap if before is None else _MEMORY * before + (1 - _MEMORY) * gap
         self._last[source] = now
 
+    def forget(self, source: int) -> None:
+        """No more frames of this source will come."""
+        self._last.pop(source, None)
+        self._period.pop(source, None)
+
     def inferred(self, seconds: float) -> None:
         """A batch took this long."""
         before = self._inference_s

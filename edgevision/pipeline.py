@@ -24,7 +24,7 @@ from edgevision.errors import SourceError, UsageError
 from edgevision.frame import Frame
 from edgevision.queues import Intake, Reorder, Ticket
 from edgevision.results import Result
-from edgevision.run_report import RunReport, SourceReport, Statistics
+from edgevision.run_report import EarlierSources, RunReport, SourceReport, Statistics
 from edgevision.sinks.base import Sink
 from edgevision.sinks.queued import QueuedSink
 from edgevision.sources.base import Source
@@ -32,8 +32,9 @@ from edgevision.workers import Workers, check_ended, one_opencv_thread, wait
 
 OnResult = Callable[[Frame, Result, Mapping[str, float]], None]
 _log = logging.getLogger(__name__)
-_STOP_LIMIT_S = 10.0
+_STOP_LIMIT_S, _GIVEN_UP_LIMIT_S = 10.0, 1.0
 _BACKLOG = 32
+_KEPT = 64  # ended sources with a report of their own; what was before is one entry
 
 
 class Lane(Protocol):
@@ -107,7 +108,7 @@ class Pipeline:
         for name, value in limits.items():
             if value is not None and not value > 0:
                 raise UsageError(f"{name} is above zero, got {value}")
-        self._model, self._sources, self._on_result = model, list(sources), on_result
+        self._model, self._sources, self._on_result = model, dict(enumerate(sources)), on_result
         self._sinks = [QueuedSink(sink, getattr(sink, "name", "") or type(sink).__name__) for sink in sinks]
         self._lane_count, self._duration_s = lanes or model.lanes(), duration_s
         self._intake = Intake(
@@ -121,8 +122,10 @@ class Pipeline:
         self._reorder: Reorder[_Done] = Reorder(window=2 * self._lane_count)
         self._workers = Workers(stop=self._give_up)
         self._source_errors: dict[int, SourceError] = {}
-        self._statistics = Statistics(len(sources))
-        self._capturing: list[threading.Thread] = []
+        self._statistics, self._earlier = Statistics(), EarlierSources()
+        for index in self._sources:
+            self._statistics.add_source(index)
+        self._capturing: dict[int, threading.Thread] = {}
         self._changing = threading.Lock()
         self._running = self._ended = False
         facts = getattr(model, "facts", dict)
@@ -187,17 +190,21 @@ class Pipeline:
     def add_source(self, source: Source) -> None:
         """Take in one more source, also while the pipeline runs. It is closed with the others.
 
+        Of sources that have ended the last 64 have a report of their own; those before are one entry, and their names
+        may be given again.
+
         Raises:
             UsageError: a source of this name is there, or the run has ended.
         """
         name = source.status.source_id
         with self._changing:
-            if self._ended or any(other.status.source_id == name for other in self._sources):
+            self._fold()
+            if self._ended or any(other.status.source_id == name for other in self._sources.values()):
                 why = "the run has ended" if self._ended else "there is, or was, a source of this name"
                 raise UsageError(f"source {name!r} cannot be added: {why}")
-            self._sources.append(source)
-            self._statistics.add_source()
             index = self._intake.add(source.live)
+            self._statistics.add_source(index)
+            self._sources[index] = source
             if self._running:
                 self._start_capture(index)
 
@@ -207,16 +214,31 @@ class Pipeline:
         Raises:
             UsageError: there is no source of this name.
         """
-        names = [source.status.source_id for source in self._sources]
-        if source_id not in names:
-            raise UsageError(f"there is no source {source_id!r}, only {', '.join(names) or 'none'}")
-        index = names.index(source_id)
-        self._intake.remove(index)
-        self._sources[index].close()
+        with self._changing:
+            numbers = {source.status.source_id: index for index, source in self._sources.items()}
+            if source_id not in numbers:
+                raise UsageError(f"there is no source {source_id!r}, only {', '.join(numbers) or 'none'}")
+            source = self._sources[numbers[source_id]]
+            self._intake.remove(numbers[source_id])
+        source.close()
 
     def _start_capture(self, index: int) -> None:
         name = f"capture {self._sources[index].status.source_id}"
-        self._capturing.append(self._workers.start(name, self._capture, index))
+        self._capturing[index] = self._workers.start(name, self._capture, index)
+
+    def _fold(self) -> None:
+        """Keep only sums of all but the last sources that are over, results and all."""
+        processed = self._statistics.processed
+        ended = [i for i, thread in self._capturing.items() if not thread.is_alive() and not self._intake.waits(i)]
+        over = [i for i in ended if self._intake.handed_out[i] == processed[i]]
+        for index in over[: -_KEPT or None]:
+            source = self._sources.pop(index)
+            del self._capturing[index]
+            error = self._source_errors.pop(index, None)
+            self._earlier.add(source.status, self._statistics.fold(index), self._intake.forget(index), error)
+            self._workers.attempt(source.close)
+            for sink in self._sinks:
+                sink.forget(source.status.source_id)
 
     # ---- running and stopping ----------------------------------------------------------------------------------
 
@@ -241,14 +263,15 @@ class Pipeline:
             inferring.extend(self._workers.start(f"lane {i}", self._infer, lane) for i, lane in enumerate(lanes))
             with self._changing:
                 self._running = True
-                for index in range(len(self._sources)):
+                for index in self._sources:
                     self._start_capture(index)
             with one_opencv_thread():
                 wait(inferring, time.monotonic() + (self._duration_s or math.inf))
         finally:
             self._shut_down(inferring, output, writing, lanes)
-        for error in [*self._workers.errors, *self._source_errors.values()]:
-            raise error
+        for error in [*self._workers.errors, self._earlier.error, *self._source_errors.values()]:
+            if error is not None:
+                raise error
         return self.report()
 
     def stop(self) -> None:
@@ -270,16 +293,23 @@ class Pipeline:
         self._intake.close()
         with self._changing:
             self._ended = True
-        for source in self._sources:
+        for source in self._sources.values():
             self._workers.attempt(source.close)
+        capturing = self._capturing.values()
         deadline = time.monotonic() + _STOP_LIMIT_S
-        wait([*self._capturing, *inferring], deadline)
+        wait([*capturing, *inferring], deadline)
         self._reorder.finish()
         wait(output, deadline)
         for sink in self._sinks:
             sink.finish()
         wait(writing, deadline)
-        check_ended([*self._capturing, *inferring, *output, *writing], _STOP_LIMIT_S)
+        threads = [*capturing, *inferring, *output, *writing]
+        if any(thread.is_alive() for thread in threads):  # those that only wait for one that is stuck can still end
+            self._give_up()
+            for sink in self._sinks:
+                sink.abort()
+            wait(threads, time.monotonic() + _GIVEN_UP_LIMIT_S)
+        check_ended(threads, _STOP_LIMIT_S)
         for lane in lanes:
             self._workers.attempt(lane.close)
         for sink in self._sinks[len(writing) :]:  # its thread, which would have closed it, was never started
@@ -291,15 +321,19 @@ class Pipeline:
 
     def report(self) -> RunReport:
         """What the run did; complete once it has ended."""
-        sources = []
-        for i, source in enumerate(list(self._sources)):
-            dropped, processed = dict(self._intake.dropped[i]), self._statistics.processed[i]
-            cut_off = self._intake.handed_out[i] - processed
-            if self._ended and cut_off:  # under way when an error stopped the run
-                dropped["stopped"] = dropped.get("stopped", 0) + cut_off
-            age_ms, error = self._statistics.age_ms(i), self._source_errors.get(i)
-            sources.append(SourceReport.of(source.status, processed, dropped, age_ms, error))
+        with self._changing:
+            sources = [self._earlier.report(self._statistics.earlier_age_ms())] if self._earlier.count else []
+            sources += [self._source_report(index) for index in self._sources]
         return self._statistics.report(sources, self._lane_count, [sink.report() for sink in self._sinks])
+
+    def _source_report(self, index: int) -> SourceReport:
+        status = self._sources[index].status
+        dropped, processed = dict(self._intake.dropped[index]), self._statistics.processed[index]
+        cut_off = self._intake.handed_out[index] - processed
+        if self._ended and cut_off:  # under way when an error stopped the run
+            dropped["stopped"] = dropped.get("stopped", 0) + cut_off
+        age_ms, error = self._statistics.age_ms(index), self._source_errors.get(index)
+        return SourceReport.of(status, processed, dropped, age_ms, error)
 
 
 def _most(lane: Lane) -> int:

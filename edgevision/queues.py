@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,39 +58,38 @@ class Intake:
         """
         self._depth, self._limit, self._backlog, self._stay_open = depth, limit, backlog, stay_open
         self._max_age_ns = None if max_age_ms is None else max_age_ms * 1e6
-        self._live: list[bool] = []
-        self._queues: list[deque[Frame]] = []
+        self._live: dict[int, bool] = {}
+        self._queues: dict[int, deque[Frame]] = {}  # of sources that are open, or have frames left
         self._open: set[int] = set()
         self._changed = threading.Condition()
         self._window = BatchWindow()
-        self._turn = self._number = 0
+        self._turn = self._number = self._added = 0
         self._closed = False
-        self.handed_out: list[int] = []
-        self.dropped: list[Counter[str]] = []
+        self.handed_out: dict[int, int] = {}
+        self.dropped: dict[int, Counter[str]] = {}
         for each in live:
             self.add(each)
 
     def add(self, live: bool) -> int:
         """One more source; its number."""
         with self._changed:
-            self._live.append(live)
-            self._queues.append(deque())
-            self.handed_out.append(0)
-            self.dropped.append(Counter())
-            self._open.add(len(self._queues) - 1)
-            return len(self._queues) - 1
+            source, self._added = self._added, self._added + 1
+            self._live[source], self._queues[source] = live, deque()
+            self.handed_out[source], self.dropped[source] = 0, Counter()
+            self._open.add(source)
+            return source
 
     def put(self, source: int, frame: Frame) -> bool:
         """Hand in a frame; waits while a recording's queue is full. False when closed: the frame is then counted as
         `stopped`, and more are not wanted."""
         with self._changed:
-            queue = self._queues[source]
             if not self._live[source]:
-                while len(queue) >= self._depth and self._wanted(source):
+                while self._wanted(source) and len(self._queues[source]) >= self._depth:
                     self._changed.wait(_WAKE_S)
             if not self._wanted(source):
                 self.dropped[source]["stopped"] += 1
                 return False
+            queue = self._queues[source]
             if self._live[source] and queue:
                 if self._backlog is None:
                     queue.clear()
@@ -110,13 +110,32 @@ class Intake:
         with self._changed:
             self._open.discard(source)
             self._discard(source)
+            self._settle(source)
             self._changed.notify_all()
 
     def finish(self, source: int) -> None:
         """No more frames will come from `source`."""
         with self._changed:
             self._open.discard(source)
+            self._settle(source)
             self._changed.notify_all()
+
+    def _settle(self, source: int) -> None:
+        """Look no more at the queue of a source that is over."""
+        if source not in self._open and not self._queues.get(source):
+            self._queues.pop(source, None)
+            self._window.forget(source)
+
+    def waits(self, source: int) -> bool:
+        """Whether frames of this source may still be handed out."""
+        with self._changed:
+            return source in self._queues
+
+    def forget(self, source: int) -> Counter[str]:
+        """Keep nothing of a source whose frames have all been handed out; gives what was dropped of it."""
+        with self._changed:
+            del self._live[source], self.handed_out[source]
+            return self.dropped.pop(source)
 
     def take(self, most: int = 1) -> list[Ticket]:
         """The next frames, the sources taking turns; waits for one, and for up to `most` as far as that pays (see
@@ -147,8 +166,9 @@ class Intake:
     def _next(self) -> Ticket | None:
         if self._closed:
             return None
-        for offset in range(len(self._queues)):
-            source = (self._turn + offset) % len(self._queues)
+        numbers = sorted(self._queues)
+        first = bisect_left(numbers, self._turn)
+        for source in (*numbers[first:], *numbers[:first]):
             frame = self._pop(source)
             if frame is not None:
                 return self._hand_out(source, frame)
@@ -159,6 +179,7 @@ class Intake:
         if not queue:
             return None
         frame = queue.popleft()
+        self._settle(source)
         age_ns = time.monotonic_ns() - frame.capture_time_ns
         if self._live[source] and self._max_age_ns is not None and age_ns > self._max_age_ns:
             self.dropped[source]["too_old"] += 1
@@ -182,14 +203,14 @@ class Intake:
 
     def _close(self) -> None:
         self._closed = True
-        for source in range(len(self._queues)):
+        for source in list(self._queues):
             self._discard(source)
         self._changed.notify_all()
 
     def _discard(self, source: int) -> None:
-        if self._queues[source]:
-            self.dropped[source]["stopped"] += len(self._queues[source])
-            self._queues[source].clear()
+        if waiting := self._queues.get(source):
+            self.dropped[source]["stopped"] += len(waiting)
+            waiting.clear()
 
 
 class Reorder(Generic[Item]):

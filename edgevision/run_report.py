@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgevision.errors import SourceError
 from edgevision.frame import Frame
 from edgevision.latency import Histogram
-from edgevision.sources.base import DEAD, SourceStatus, StateChange
+from edgevision.sources.base import DEAD, ENDED, SourceStatus, StateChange
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,44 @@ class SourceReport:
         )
 
 
+EARLIER = "(earlier)"
+
+
+@dataclass
+class EarlierSources:
+    """What is kept of sources that ended long ago: a run of months has many, and its memory has an end."""
+
+    count: int = 0
+    captured: int = 0
+    processed: int = 0
+    reconnects: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    error: SourceError | None = None
+    """The first of them."""
+
+    def add(self, status: SourceStatus, processed: int, dropped: Mapping[str, int], error: SourceError | None) -> None:
+        """One more of them."""
+        self.count += 1
+        self.captured += status.captured
+        self.processed += processed
+        self.reconnects += status.reconnects
+        self.dropped.update(status.dropped)
+        self.dropped.update(dropped)
+        self.error = self.error or error
+
+    def report(self, age_ms: dict[str, float]) -> SourceReport:
+        """All of them as one."""
+        status = SourceStatus(f"{self.count} sources that have ended", EARLIER, ENDED, self.captured)
+        status.reconnects = self.reconnects
+        return SourceReport.of(status, self.processed, self.dropped, age_ms, self.error)
+
+
 @dataclass(frozen=True)
 class RunReport:
     """What a run did.
 
     Attributes:
-        sources: one entry each, in the order given.
+        sources: one entry each, in the order given; sources that ended long ago are one entry together, the first.
         duration_s: from the start of all threads, models loaded, to the last result handed to the sinks.
         lanes: workers that ran the model side by side.
         latency_ms: stage -> percentiles: `read` (a recording's next frame, decoded), `queue` (captured to
@@ -153,19 +186,31 @@ class Statistics:
         processed: results delivered, per source. This and all else is recorded by the thread that delivers.
     """
 
-    def __init__(self, sources: int) -> None:
-        self.read = [Histogram() for _ in range(sources)]
-        self.processed = [0] * sources
+    def __init__(self) -> None:
+        self.read: dict[int, Histogram] = {}
+        self.processed: dict[int, int] = {}
         self._latency: dict[str, Histogram] = {}
-        self._ages = [Histogram() for _ in range(sources)]
+        self._ages: dict[int, Histogram] = {}
+        self._earlier_read, self._earlier_ages = Histogram(), Histogram()
         self._started_ns = self._finished_ns = 0
         self._lock = threading.Lock()
 
-    def add_source(self) -> None:
+    def add_source(self, source: int) -> None:
         """Make room for one more."""
-        self.read.append(Histogram())
-        self.processed.append(0)
-        self._ages.append(Histogram())
+        with self._lock:
+            self.read[source], self._ages[source], self.processed[source] = Histogram(), Histogram(), 0
+
+    def fold(self, source: int) -> int:
+        """Keep what was measured of a source that is over among that of all such; gives its number of results."""
+        with self._lock:
+            self._earlier_read.merge([self.read.pop(source)])
+            self._earlier_ages.merge([self._ages.pop(source)])
+            return self.processed.pop(source)
+
+    def earlier_age_ms(self) -> dict[str, float]:
+        """Percentiles of the age of results of all folded sources."""
+        with self._lock:
+            return self._earlier_ages.summary()
 
     def start(self) -> None:
         """The run's clock starts."""
@@ -188,12 +233,15 @@ class Statistics:
     def report(self, sources: Sequence[SourceReport], lanes: int, sinks: Sequence[dict[str, Any]]) -> RunReport:
         """The run's report, given its sources' and sinks' parts; at any time."""
         with self._lock:
-            stages = {"read": Histogram().merge(self.read), **self._latency}
+            stages = {
+                "read": Histogram().merge([self._earlier_read, *self.read.values()]),
+                **self._latency,
+            }
             return RunReport(
                 sources,
                 (self._finished_ns - self._started_ns) / 1e9,
                 lanes,
                 {stage: histogram.summary() for stage, histogram in stages.items() if histogram.count},
-                Histogram().merge(self._ages).summary(),
+                Histogram().merge([self._earlier_ages, *self._ages.values()]).summary(),
                 sinks,
             )

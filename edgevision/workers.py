@@ -26,8 +26,8 @@ class Workers:
         self.errors: list[BaseException] = []
 
     def start(self, name: str, work: Callable[..., None], *args: object) -> threading.Thread:
-        """Run `work` in a thread of its own."""
-        thread = threading.Thread(target=self.attempt, args=(work, *args), name=f"edgevision {name}")
+        """Run `work` in a thread of its own. One that is stuck for good does not keep the program from ending."""
+        thread = threading.Thread(target=self.attempt, args=(work, *args), name=f"edgevision {name}", daemon=True)
         thread.start()
         return thread
 

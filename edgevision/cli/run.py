@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import edgevision.sinks
 import edgevision.sources
 from edgevision.cli.backend import add_backend_arguments, backend_text
+from edgevision.cli.logs import json_log
 from edgevision.cli.output import finish
 from edgevision.errors import EdgeVisionError, UsageError
 from edgevision.manifest import PRECISIONS
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"each --sink is an output of its own, got one twice: {' '.join(args.sink)}")
     code, error = 0, None
     with ExitStack() as opened:
+        opened.enter_context(json_log(args.log))
         model, runs = _open_model(args, opened)
         sources = [
             opened.enter_context(source)

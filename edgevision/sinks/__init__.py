@@ -76,6 +76,11 @@ class _PerSource:
             output = self._outputs[frame.source_id] = self._make(frame.source_id, None)
         output.write(frame, result, timing_ms)
 
+    def forget(self, source_id: str) -> None:
+        output = self._outputs.pop(source_id, None)
+        if output is not None:
+            output.close()
+
     def close(self) -> None:
         with ExitStack() as closing:  # all of them, even when one fails
             for output in self._outputs.values():

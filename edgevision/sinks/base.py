@@ -15,9 +15,9 @@ from edgevision.results import Result
 class Sink(Protocol):
     """An output. Used from one thread; `close` finalises what was written and may be called twice.
 
-    Two members are optional: `NEWEST = True` says that it shows the newest result and misses others rather than keep
+    Three members are optional: `NEWEST = True` says that it shows the newest result and misses others rather than keep
     anybody waiting; `attach(snapshot)` is called before the run with a function that gives the pipeline's figures at
-    any time (`Pipeline.snapshot`).
+    any time (`Pipeline.snapshot`); `forget(source_id)` is called, like `write`, when a source ended long ago.
 
     Attributes:
         name: what reports call it.

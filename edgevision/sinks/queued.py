@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgevision.frame import Frame
@@ -16,6 +16,7 @@ from edgevision.sinks.base import Sink
 RECORDED, LIVE = 4, 16
 """Results that wait at most, of a recording and of a live source; at a sink that shows the newest, one per source."""
 _WAKE_S = 1.0
+_Written = tuple[Frame, Result, Mapping[str, float]]
 
 
 class QueuedSink:
@@ -29,7 +30,8 @@ class QueuedSink:
     def __init__(self, sink: Sink, name: str) -> None:
         self._sink, self.name = sink, name
         self._newest = bool(getattr(sink, "NEWEST", False))
-        self._queue: deque[tuple[Frame, Result, Mapping[str, float]]] = deque()
+        self._sink_forgets: Callable[[str], None] | None = getattr(sink, "forget", None)
+        self._queue: deque[tuple[str, _Written | None]] = deque()  # source, and its result; None: there are no more
         self._changed = threading.Condition()
         self._finished = self._broken = False
         self.written = 0
@@ -40,7 +42,7 @@ class QueuedSink:
         """Hand in a result."""
         with self._changed:
             if self._newest:
-                older = next((item for item in self._queue if item[0].source_id == frame.source_id), None)
+                older = next((item for item in self._queue if item[0] == frame.source_id and item[1]), None)
                 if older is not None:
                     self._queue = deque(item for item in self._queue if item is not older)
                     self.dropped["replaced"] += 1
@@ -54,8 +56,15 @@ class QueuedSink:
             if self._broken:
                 self.dropped["stopped"] += 1
                 return
-            self._queue.append((frame, result, timing_ms))
+            self._queue.append((frame.source_id, (frame, result, timing_ms)))
             self._changed.notify_all()
+
+    def forget(self, source_id: str) -> None:
+        """No more results of this source will be put."""
+        with self._changed:
+            if self._sink_forgets is not None and not self._broken:
+                self._queue.append((source_id, None))
+                self._changed.notify_all()
 
     def serve(self) -> None:
         """Write until `finish`, then close the sink.
@@ -65,15 +74,27 @@ class QueuedSink:
         """
         try:
             while (item := self._take()) is not None:
-                started = time.perf_counter()
-                self._sink.write(*item)
-                self.written += 1
-                self.latency.record((time.perf_counter() - started) * 1e3)
+                source_id, result = item
+                if result is not None:
+                    self._write(*result)
+                elif self._sink_forgets is not None:
+                    self._sink_forgets(source_id)
         finally:
             self.abort()
             self._sink.close()
 
-    def _take(self) -> tuple[Frame, Result, Mapping[str, float]] | None:
+    def _write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
+        started = time.perf_counter()
+        try:
+            self._sink.write(frame, result, timing_ms)
+        except BaseException:
+            with self._changed:
+                self.dropped["stopped"] += 1
+            raise
+        self.written += 1
+        self.latency.record((time.perf_counter() - started) * 1e3)
+
+    def _take(self) -> tuple[str, _Written | None] | None:
         with self._changed:
             while not self._queue and not self._finished:
                 self._changed.wait(_WAKE_S)
@@ -91,11 +112,12 @@ class QueuedSink:
         """Write nothing more; what waits is counted as `stopped`."""
         with self._changed:
             self._finished = self._broken = True
-            self.dropped["stopped"] += len(self._queue)
+            self.dropped["stopped"] += sum(result is not None for _, result in self._queue)
             self._queue.clear()
             self._changed.notify_all()
 
     def report(self) -> dict[str, Any]:
         """What became of the results, as plain data."""
-        dropped = {cause: count for cause, count in self.dropped.items() if count}
+        with self._changed:
+            dropped = {cause: count for cause, count in self.dropped.items() if count}
         return {"sink": self.name, "written": self.written, "dropped": dropped, "latency_ms": self.latency.summary()}

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import http.server
 import ipaddress
 import json
 import logging
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -24,6 +26,7 @@ from edgevision.drawing import draw
 from edgevision.errors import SinkError, UsageError
 from edgevision.frame import Frame
 from edgevision.optional import require
+from edgevision.redaction import without_secrets
 from edgevision.results import Result
 from edgevision.sinks.base import Sink
 from edgevision.sinks.metrics import to_prometheus
@@ -58,7 +61,7 @@ def make(uri: str, source: Source | None) -> Sink:
     except ValueError:
         port = None
     if port is None or parts.path not in ("", "/"):
-        raise UsageError(f"the live page needs a port: http://:8080, got {uri!r}")
+        raise UsageError(f"the live page needs a port: http://:8080, got {without_secrets(uri)!r}")
     token = parse_qs(parts.query).get("token", [""])[0]
     if token and len(token) < 8:
         raise UsageError("the live page's token has at least 8 characters")
@@ -97,7 +100,7 @@ class LivePage:
         self._hosts = {f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]", shown)} if loopback else None
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_WAKE_S,), name="live page")
         self._thread.start()
-        _log.warning("live page: %s", self.url)
+        _log.warning("live page: %s", without_secrets(self.url) if token else self.url)
 
     def attach(self, snapshot: Callable[[], dict[str, Any]]) -> None:
         """Where the figures come from."""
@@ -113,12 +116,17 @@ class LivePage:
             )
             view.show(jpeg.tobytes())
 
+    def forget(self, source_id: str) -> None:
+        """Its last picture is shown no longer."""
+        self._views.pop(source_id, None)
+
     def close(self) -> None:
         """Ends all connections and the server."""
         if not self.closing.is_set():
             self.closing.set()
             self._server.shutdown()
             self._thread.join()
+            self._server.hang_up()
             self._server.server_close()
 
     # ---- what the connections need, each in its own thread ---------------------------------------------------------
@@ -174,9 +182,9 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 16
 
     def __init__(self, address: tuple[str, int], page: LivePage) -> None:
-        import socket
-
         self.page = page
+        self._connected: set[socket.socket] = set()
+        self._changing = threading.Lock()
         self._room = threading.BoundedSemaphore(_MAX_CLIENTS)
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
@@ -184,6 +192,8 @@ class _Server(http.server.ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._room.acquire(blocking=False):
+            with self._changing:
+                self._connected.add(request)
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -193,6 +203,18 @@ class _Server(http.server.ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._room.release()
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._changing:
+            self._connected.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """End all connections, whatever they wait for: a request, or a client that takes nothing."""
+        with self._changing:
+            for connection in self._connected:
+                with contextlib.suppress(OSError):  # the client was faster
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         _log.debug("live page: a connection broke", exc_info=True)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgevision.errors import UsageError
+from edgevision.errors import SinkError, SourceError, UsageError
 from edgevision.frame import Frame
 from edgevision.pipeline import Pipeline, run_pipeline
 from edgevision.results import Result
+from edgevision.sinks import open_sink
 from edgevision.sinks.queued import LIVE
 from tests.camera_kit import CountingModel, ListSource, no_thread_left
 
@@ -81,6 +85,111 @@ def test_sources_come_and_go_while_the_others_run_on() -> None:
         assert source.captured == source.processed + sum(source.dropped.values()), source
     with pytest.raises(UsageError, match="the run has ended"):
         pipeline.add_source(ListSource(1, "late"))
+
+
+def test_sources_that_come_and_go_for_months_leave_only_their_sums(tmp_path: Path) -> None:
+    rounds, frames = 200, 3
+    sink = open_sink(tmp_path / "{source}.jsonl", [ListSource(0, "steady")])
+    pipeline = Pipeline(CountingModel(), [], [sink], lanes=2, stay_open=True)
+    ended: list[Exception] = []
+
+    def run() -> None:
+        try:
+            pipeline.run()
+        except SourceError as error:
+            ended.append(error)
+
+    running = threading.Thread(target=run)
+    running.start()
+    files = []
+    try:
+        for i in range(rounds):
+            broken = SourceError(f"camera {i} broke") if i % 50 == 7 else None
+            pipeline.add_source(ListSource(frames, f"visitor{i}", error=broken))
+            eventually(lambda i=i: pipeline.report().processed == frames * (i + 1))  # type: ignore[misc]
+            files.append(len(list(Path("/proc/self/fd").iterdir())))
+        report = pipeline.report()
+        eventually(lambda: (tmp_path / f"visitor{rounds - 1}.jsonl").exists())
+        pipeline.add_source(ListSource(frames, "visitor0"))  # its name is free again
+        with pytest.raises(UsageError, match="there is, or was"):
+            pipeline.add_source(ListSource(1, f"visitor{rounds - 1}"))
+    finally:
+        pipeline.stop()
+        running.join(5)
+    assert (report.captured, report.processed, report.dropped) == (frames * rounds, frames * rounds, {})
+    assert len(report.sources) <= 70
+    earlier = report.sources[0]
+    assert (earlier.source_id, earlier.state) == ("(earlier)", "ended")
+    assert earlier.processed + frames * (len(report.sources) - 1) == frames * rounds
+    assert earlier.error == "camera 7 broke" == str(ended[0])
+    assert earlier.age_ms["max"] > 0
+    assert max(files[120:]) <= max(files[:120])  # outputs of sources long gone are closed
+    assert all(len((tmp_path / f"visitor{i}.jsonl").read_text().splitlines()) == frames for i in range(1, rounds))
+    json.dumps(report.to_json())
+    assert "200 sources" not in report.text()
+
+
+def test_what_a_sink_was_given_is_written_or_counted_also_when_it_breaks() -> None:
+    class Full(SlowSink):
+        def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
+            if len(self.seen) == 5:
+                raise SinkError("disk full")
+            super().write(frame, result, timing_ms)
+
+    pipeline = Pipeline(CountingModel(), [ListSource(100)], [Full(0.01)], lanes=2)
+    with pytest.raises(SinkError, match="disk full"):
+        pipeline.run()
+    (sink,) = pipeline.report().sinks
+    assert sink["written"] == 5
+    assert sink["written"] + sink["dropped"]["stopped"] == pipeline.report().processed
+
+
+def test_many_may_look_at_once_while_sources_come_and_go() -> None:
+    pipeline = Pipeline(CountingModel(), [ListSource(10**6, "a", live=True, pause_s=0.001)], lanes=2, stay_open=True)
+    done, failed = threading.Event(), list[Exception]()
+
+    def look() -> None:
+        while not done.is_set():
+            try:
+                data = json.loads(json.dumps(pipeline.snapshot()))
+                assert len({source["source_id"] for source in data["sources"]}) == len(data["sources"])
+            except Exception as error:  # noqa: BLE001  told in the main thread
+                failed.append(error)
+
+    threads = [threading.Thread(target=work) for work in (pipeline.run, look, look, look)]
+    for thread in threads:
+        thread.start()
+    for i in range(80):
+        pipeline.add_source(ListSource(3, f"guest{i}", live=bool(i % 2), pause_s=0.001))
+        if i % 3 == 0:
+            pipeline.remove_source(f"guest{i}")
+    done.set()
+    pipeline.stop()
+    for thread in threads:
+        thread.join(10)
+    assert failed == []
+    for source in pipeline.report().sources:
+        assert source.captured == source.processed + sum(source.dropped.values()), source
+
+
+def test_a_part_that_is_stuck_for_good_is_named_and_does_not_keep_the_program_from_ending() -> None:
+    script = """
+import sys, threading; sys.path[:] = {path!r}
+import edgevision.pipeline as pipeline
+from tests.camera_kit import CountingModel, ListSource
+pipeline._STOP_LIMIT_S = 1.0
+stuck = lambda *_: threading.Event().wait()
+try:
+    pipeline.Pipeline(CountingModel(), [ListSource(50)], on_result=stuck, duration_s=0.2).run()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script.format(path=sys.path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("SessionError edgevision output: still busy 1 s after the stop")
+    assert done.stderr == ""
 
 
 def test_a_pipeline_that_stays_open_waits_for_its_first_source() -> None:

@@ -69,7 +69,7 @@ def test_a_live_frame_too_old_is_counted_and_skipped_but_a_recording_is_never_to
     ticket = take(intake)
     assert ticket is not None
     assert (ticket.source, ticket.frame.frame_id) == (0, 1)
-    assert intake.dropped == [{"too_old": 1}, {}]
+    assert intake.dropped == {0: {"too_old": 1}, 1: {}}
 
 
 def test_sources_take_turns() -> None:
@@ -87,7 +87,7 @@ def test_a_limit_is_exact_and_the_rest_is_counted() -> None:
     assert [ticket is not None for ticket in (take(intake) for _ in range(4))] == [True, True, True, False]
     assert not intake.put(0, frame(5))
     assert intake.dropped[0] == {"stopped": 3}
-    assert intake.handed_out == [3]
+    assert intake.handed_out == {0: 3}
 
 
 def test_closing_wakes_whoever_waits() -> None:

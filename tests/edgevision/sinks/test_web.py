@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -178,6 +179,25 @@ def test_an_address_is_checked(uri: str) -> None:
 def test_a_port_in_use_is_told(page: LivePage) -> None:
     with pytest.raises(SinkError, match="choose another"):
         open_sink(f"http://:{Client(page).port}")
+
+
+def test_a_token_that_was_given_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    page = LivePage("0.0.0.0", 0, "correct-horse")
+    page.close()
+    assert "live page: http://0.0.0.0:" in caplog.text
+    assert "correct-horse" not in caplog.text
+
+
+def test_connections_that_wait_do_not_hold_up_the_end(page: LivePage) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", Client(page).port, timeout=5)
+    client.request("GET", "/status.json")
+    client.getresponse().read()  # and keeps the connection, as Prometheus and browsers do
+    with socket.create_connection(("127.0.0.1", Client(page).port)):  # and this one says nothing at all
+        time.sleep(0.2)
+        started = time.monotonic()
+        page.close()
+        assert time.monotonic() - started < 5
+    client.close()
 
 
 def test_too_many_visitors_are_turned_away_and_the_page_still_closes(page: LivePage, running: Pipeline) -> None:

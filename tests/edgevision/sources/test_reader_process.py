@@ -310,7 +310,7 @@ def test_a_reader_that_cannot_be_told_what_to_do_is_an_error() -> None:
     before = descriptors()
     with pytest.raises(SourceError, match="the limit is 16384"):
         source(pipeline="x" * 20_000)
-    with pytest.raises(SourceError, match="/bin/false|test://camera"):
+    with pytest.raises(SourceError, match=r"/bin/false|test://camera"):
         LiveSource(lambda: ReaderProcess(["/bin/false"], {}), SourceStatus("test://camera"), SourceOptions())
     gc.collect()
     assert descriptors() == before
