@@ -3,6 +3,7 @@
 # make test-all  the suite on every Python 3.10 to 3.13 found
 # make test-aarch64  install from aarch64 wheels on an emulated board and run the shipped detector there
 # make test-families  the model families against their own packages (about 1.7 GB of them); ARGS="--seeds 5" for more
+# make test-models  published models in shared/, beside the checkout: their accuracy, and NVIDIA's builder on each
 # make lint    ruff and mypy
 # make bench   the speed claims, measured on this machine
 
@@ -11,15 +12,18 @@ VENV ?= .venv
 EXTRAS ?= dev,tensorrt-rtx
 BIN := $(VENV)/bin
 FAMILIES := .venv-families
+# Test files run side by side, one per core up to four.
+JOBS ?= $(shell cores=$$(nproc); [ "$$cores" -lt 4 ] && echo "$$cores" || echo 4)
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 INTERPRETERS = $(shell scripts/interpreters)
 
-.PHONY: demo test test-all smoke test-families test-aarch64 lint bench clean
+.PHONY: demo test test-all smoke test-families test-models test-aarch64 lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/edgevision demo --output demo
 
 test: $(VENV)/.device
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all:
 	@test -n "$(INTERPRETERS)" || { echo "no Python 3.10 to 3.13 found"; exit 1; }
@@ -33,13 +37,16 @@ smoke:
 	@test -n "$(INTERPRETERS)" || { echo "no Python 3.10 to 3.13 found"; exit 1; }
 	@$(MAKE) --no-print-directory test PYTHON=$(firstword $(INTERPRETERS)) VENV=.venv-$(notdir $(firstword $(INTERPRETERS))) ARGS="-m smoke"
 
+test-models: $(VENV)/.installed
+	$(PYTEST) -m families --ignore tests/families $(ARGS)
+
 test-aarch64: $(VENV)/.installed
 	scripts/test-aarch64 "$(VENV)"
 
 # Ultralytics runs in an environment of its own.
 test-families: $(FAMILIES)/.installed
 	ULTRALYTICS_PYTHON=$(CURDIR)/$(FAMILIES)-ultralytics/bin/python \
-		$(FAMILIES)/bin/python -m pytest -q -m families -n 2 --dist loadfile $(ARGS) tests/families
+		$(FAMILIES)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -m families $(ARGS) tests/families
 
 # mypy reads an installed copy, where export/ and calibration/ are subpackages.
 lint: $(VENV)/.installed
