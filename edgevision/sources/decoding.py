@@ -48,6 +48,7 @@ class Decoder:
         """
         self._av = require("av", "reading video")
         self.status, self._live, self._timeout_s = status, live, timeout_s
+        self._size_wh: tuple[int, int] | None = None
         # From version 17 on PyAV converts colours in as many threads as there are cores; beside busy lanes they wait
         # for each other (measured at 720p: 8 ms a frame instead of 3).
         one_thread = {"threads": 1} if int(self._av.__version__.partition(".")[0]) >= 17 else {}
@@ -150,18 +151,28 @@ class Decoder:
             pictures = packet.decode()
         except self._av.FFmpegError as error:
             held_back = self._stream.codec_context.thread_count - 1
-            self._lose(max(status.captured, index - held_back), f"cannot be decoded ({error.strerror})")
+            self._lose(max(status.captured, index - held_back), f"nothing ({error.strerror})")
             return
         for picture in pictures:
             if picture.is_corrupt:
-                self._lose(status.captured, "is damaged")
+                self._lose(status.captured, "a damaged one")
                 continue
+            self._note_size(picture)
             status.captured += 1
             yield picture, arrived_ns
 
-    def _lose(self, index: int, what: str) -> None:
+    def _lose(self, index: int, got: str) -> None:
         self.status.captured += 1
-        self.status.drop("decode_error", f"{self.status.uri}: frame {index} {what}")
+        self.status.drop("decode_error", f"{self.status.uri}: frame {index}: expected a whole picture, got {got}")
+
+    def _note_size(self, picture: Any) -> None:
+        before_wh, self._size_wh = self._size_wh, (picture.width, picture.height)
+        if self._live or before_wh is None or before_wh == self._size_wh:
+            return
+        before, now = (f"{width}x{height}" for width, height in (before_wh, self._size_wh))
+        self.status.note(
+            f"{self.status.uri}: frame {self.status.captured}: expected {before} as before, got {now}; it is followed"
+        )
 
     def bgr(self, picture: Any) -> NDArray[np.uint8]:
         """A picture's pixels, (h, w, 3) uint8 BGR, upright; valid as long as `picture` is."""
@@ -174,14 +185,16 @@ class Decoder:
         """FFmpeg ends quietly where a file was cut. Fewer packets than declared can also come from an edit list;
         then the declared duration is reached all the same."""
         status, stream = self.status, self._stream
-        if self._live:
+        if not self._live:
+            self._count_skipped(packet_count)
+        else:
             raise SourceError(f"{status.uri}: the stream ended after {status.captured} frames; is the camera still on?")
         if stream.frames and stream.duration and packet_count < stream.frames:
             declared_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
             if last_s < declared_s - 1.5 / (self.fps or 25.0):
                 raise SourceError(
-                    f"{status.uri} is cut short: it ends at frame {status.captured} ({last_s:.2f} s), its header "
-                    f"promises {stream.frames} frames ({declared_s:.2f} s); copy it again"
+                    f"{status.uri} is cut short: it ends at frame {status.captured}: expected {stream.frames} frames "
+                    f"({declared_s:.2f} s) as its header says, got {status.captured} ({last_s:.2f} s); copy it again"
                 )
         elif not stream.frames and self._container.duration:
             declared_s = self._container.duration / self._av.time_base
@@ -191,9 +204,24 @@ class Decoder:
                     "it may be cut short"
                 )
 
+    def _count_skipped(self, packet_count: int) -> None:
+        """A decoder skips frames that refer to damaged ones without a word."""
+        status, skipped = self.status, packet_count - self.status.captured
+        if skipped > 0 and status.dropped.get("decode_error"):
+            for _ in range(skipped):
+                status.captured += 1
+                status.drop("decode_error")
+            status.note(
+                f"{status.uri}: up to frame {packet_count - 1}: expected {packet_count} frames, got {skipped} fewer: "
+                "the decoder skipped them behind the damage"
+            )
+
     def _reason(self, error: Exception) -> str:
         if isinstance(error, self._av.error.InvalidDataError):
-            return "its data are no video that FFmpeg knows, or incomplete (a recording that was never finished?)"
+            return (
+                "frame 0: expected a whole video, got data that FFmpeg does not know, or incomplete ones "
+                "(a recording that was never finished?)"
+            )
         return str(getattr(error, "strerror", None) or error)
 
     def close(self) -> None:

@@ -63,7 +63,8 @@ class Folder(ClosesOnExit):
                 try:
                     image = read_picture(path)
                 except SourceError as error:
-                    status.drop("decode_error", str(error))
+                    note = f"frame {frame_id}: expected a whole picture, got none: {error}"
+                    status.drop("decode_error", note)
                     continue
                 yield Frame(image, frame_id, status.source_id, name=path.name)
             if status.dropped.get("decode_error") == len(self._paths):

@@ -41,11 +41,11 @@ class VideoFile(ClosesOnExit):
         remote = "://" in uri
         if not remote:
             if not Path(uri).exists():
-                raise SourceError(f"video {uri} does not exist")
+                raise SourceError(f"video {uri} does not exist (frame 0: expected a file, got none); check its name")
             if not Path(uri).is_file():
                 raise SourceError(f"video {uri} is not a file")
             if not Path(uri).stat().st_size:
-                raise SourceError(f"video {uri} is empty (0 bytes)")
+                raise SourceError(f"video {uri} is empty (frame 0: expected a video, got 0 bytes); copy it again")
         self.status = status
         # A playlist that calls itself .mp4 must not make us fetch other files or hosts.
         protocols = "http,https,tcp,tls" if remote else "file"

@@ -47,9 +47,7 @@ def test_each_uri_belongs_to_exactly_one_kind(uri: str, kind: object) -> None:
 def test_what_gstreamer_lacks_is_named_with_its_package() -> None:
     if Path("/etc/nv_tegra_release").exists():
         pytest.skip("this machine is a Jetson: it lacks nothing")
-    with pytest.raises(
-        SourceError, match=r"needs GStreamer's Python|apt-get install nvidia-l4t-gstreamer"
-    ):
+    with pytest.raises(SourceError, match=r"needs GStreamer's Python|apt-get install nvidia-l4t-gstreamer"):
         open_source("csi://0")
 
 
