@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="PLAN", help="default: the plan cache; TensorRT-RTX: the bundle's folder"
     )
     parser.add_argument("--precision", choices=PRECISIONS[::-1], help="default: the bundle's own")
+    parser.add_argument(
+        "--compare-fp16",
+        action="store_true",
+        help="also build FP16 and time both on this GPU; exit 1 where INT8 is slower, unless --precision int8 is given",
+    )
     parser.add_argument("--refresh", action="store_true", help="build even if the plan is in the cache")
     parser.add_argument("--device", metavar="N", type=int, default=0, help="number of the GPU (default: 0)")
     how = parser.add_argument_group("how to build")
@@ -66,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build; returns 0, or 1 where a layer promised in INT8 was not built in INT8 (no plan is kept then)."""
+    """Build; returns 0, or 1 where a layer promised in INT8 was not built in INT8 (no plan is kept then), or where INT8
+    turned out slower than FP16."""
     bundle = Bundle(args.bundle)
     options = BuildOptions(
         precision=args.precision or bundle.manifest.precision,
@@ -80,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         target=args.target,
         calibrator=args.calibrator,
     )
+    if args.compare_fp16 and (options.precision != "int8" or args.calibrator or args.backend == "tensorrt-rtx"):
+        raise UsageError("--compare-fp16 times INT8 and FP16 of an INT8 bundle on this machine's GPU, with TensorRT")
     api = _load(args)
     rungs(bundle.manifest, options)  # what the bundle lacks is said before anything is waited for
     output = None if args.output is None else Path(args.output)
@@ -103,6 +111,7 @@ def _elsewhere(args: argparse.Namespace, api: Api, bundle: Bundle, options: Buil
 def _here(args: argparse.Namespace, api: Api, bundle: Bundle, options: BuildOptions, output: Path | None) -> int:
     """With this machine's TensorRT, into the plan cache."""
     from edgevision.device_model import obtain_plan, open_target
+    from edgevision.precision_race import int8_over_fp16
 
     target = open_target(api, args.device)
     calibrator = None
@@ -112,7 +121,8 @@ def _here(args: argparse.Namespace, api: Api, bundle: Bundle, options: BuildOpti
     cached = obtain_plan(target, bundle, options, refresh=args.refresh, quiet=args.quiet, calibrator=calibrator)
     try:
         origin = "" if cached.built else "was in the cache already (--refresh builds it anew), "
-        return _report(args, bundle, cached.facts, cached.plan, output, origin, cached.path)
+        speedup = int8_over_fp16(bundle, options, args.device, quiet=args.quiet) if args.compare_fp16 else None
+        return _report(args, bundle, cached.facts, cached.plan, output, origin, cached.path, speedup)
     finally:
         cached.close()
 
@@ -125,12 +135,18 @@ def _report(
     output: Path | None,
     origin: str,
     cached: Path | None = None,
+    speedup: dict[str, float] | None = None,
 ) -> int:
-    """Judge the plan, write it to `output` if it is good, and say all about it."""
+    """Judge the plan, write it to `output` if it is good, and say all about it.
+
+    Args:
+        speedup: INT8 over FP16, see precision_race; None: not measured.
+    """
     legacy = args.calibrator is not None
     whole = facts.rung == "int8" and not legacy
     promised = bundle.manifest.graphs[facts.graph].layers_int8 if whole else len(facts.quantised)
-    kept = len(facts.int8) >= promised
+    slower = speedup is not None and speedup["median"] < 1 and args.precision is None
+    kept = len(facts.int8) >= promised and not slower
     if kept and output is not None:
         try:
             with atomic_path(output) as path:
@@ -150,6 +166,7 @@ def _report(
             for layer in facts.layers
         ],
         "convolutions": {"int8": len(facts.int8), "promised": promised},
+        "int8_over_fp16": speedup,
     }
     missing = [node for node in facts.quantised if node not in facts.int8]
     finish(args, data, "\n".join(_text(data, origin, missing, args.precision or bundle.manifest.precision)))
@@ -168,6 +185,13 @@ def _text(data: dict[str, Any], origin: str, missing: list[str], wanted: str) ->
         yield f"{plan or 'built, but not kept'}: {origin}{size}{layers}; INT8: {share}"
     if data["rung"] != wanted:
         yield f"built in {data['rung']} instead of {wanted}, because:"
+    if (speedup := data["int8_over_fp16"]) is not None:
+        yield (
+            f"INT8 is {speedup['median']:.2f} times as fast as FP16 here "
+            f"(quartiles {speedup['p25']:.2f} to {speedup['p75']:.2f})"
+        )
+        if speedup["median"] < 1:
+            yield "  slower: run and build with --precision fp16; --precision int8 builds it all the same"
     yield from (f"  {reason}" for reason in data["reasons"])
     yield from (f"note: {note}" for note in data["notes"])
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgevision import precision_race
 from edgevision.bundle import write_bundle
 from edgevision.calibration import CalibrationImages
 from edgevision.calibration.tensorrt_cache import read_cache
@@ -24,6 +25,7 @@ from edgevision.export.placement import plan_placement
 from edgevision.kernels.cpu import Preprocessor
 from edgevision.manifest import GraphInfo, Manifest, Preprocess
 from tests.export.networks import Net, measured, pictures
+from tests.standins import cuda
 from tests.standins.tensorrt import Standin, World, install, versions
 
 FULL = tuple(version for version in versions() if not version.startswith("rtx"))
@@ -107,6 +109,40 @@ def test_other_options_make_another_plan(standin: Standin, bundle: Path, capsys:
         for options in ([], ["--precision", "fp16"], ["--workspace", "64"], ["--optimization-level", "1"])
     }
     assert len(plans) == 4
+
+
+def test_int8_and_fp16_are_timed_side_by_side(
+    standin: Standin, bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision_race, "DURATION_S", 0.05)
+    monkeypatch.setenv("EDGEVISION_NVCC", str(Path(cuda.__file__).parents[1] / "nvcc"))
+    data = report(bundle, "--precision", "int8", "--compare-fp16", capsys=capsys)
+    speedup = data["int8_over_fp16"]
+    assert 0 < speedup["p25"] <= speedup["median"] <= speedup["p75"]
+    assert len(standin.world.builds) == 2
+    assert report(bundle, capsys=capsys)["int8_over_fp16"] is None
+
+
+@pytest.mark.parametrize(("median", "asked", "code"), [(1.5, False, 0), (0.8, False, 1), (0.8, True, 0)])
+def test_int8_that_is_slower_is_refused_unless_it_was_asked_for(
+    standin: Standin,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    median: float,
+    asked: bool,
+    code: int,
+) -> None:
+    figures = {"p25": median - 0.1, "median": median, "p75": median + 0.1}
+    monkeypatch.setattr(precision_race, "int8_over_fp16", lambda *_, **__: figures)
+    copy = tmp_path / "copy.plan"
+    arguments = ["build", str(bundle), "--compare-fp16", "-o", str(copy), *(["--precision", "int8"] if asked else [])]
+    assert main(arguments) == code
+    said = capsys.readouterr().out
+    assert f"INT8 is {median:.2f} times as fast as FP16 here" in said
+    assert ("--precision fp16" in said) is (median < 1)
+    assert copy.exists() is (code == 0)
 
 
 def test_a_copy_is_written_where_asked(
