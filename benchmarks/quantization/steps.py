@@ -101,7 +101,7 @@ class Work:
 
     def _export(self, method: Method, count: int, *, keep: bool) -> dict[str, Any]:
         folder = self.store.folder
-        raw, bundle = folder / "quantised.onnx", folder / f"{method.name}.edge"
+        raw, bundle = folder / f"{method.name}.onnx", folder / f"{method.name}.edge"
         ours = method.maker == OURS.maker
         job: dict[str, Any] = {"output": str(folder / "fewer.edge" if not keep else bundle) if ours else str(raw)}
         if ours:
@@ -110,11 +110,11 @@ class Work:
         else:
             job |= {"model": str(self._network()), "inputs": str(self._inputs()), "setting": method.setting}
             job |= {"input_name": self._prepared.preprocess.input_name}
-        (folder / "job.json").write_text(json.dumps(job))
-        figures = folder / "figures.json"
+        jobs, figures = folder / f"{method.name}.job.json", folder / f"{method.name}.figures.json"
+        jobs.write_text(json.dumps(job))
         python = self._pythons.get(method.module) or sys.executable
         module = f"benchmarks.quantization.{method.module}"
-        command = [python, "-m", "benchmarks.quantization.measured", str(figures), module, str(folder / "job.json")]
+        command = [python, "-m", "benchmarks.quantization.measured", str(figures), module, str(jobs)]
         start = time.perf_counter()
         done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=_TIMEOUT_S)
         wall = time.perf_counter() - start
