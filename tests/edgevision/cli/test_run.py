@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import random
 import resource
 import signal
 import subprocess
@@ -258,14 +260,33 @@ def test_being_stopped_finalises_the_files_and_reports(how: signal.Signals, bund
         assert sum(1 for _ in video.decode(video=0)) == len(lines(out))
 
 
-def test_a_killed_run_leaves_readable_lines(bundle: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    running = subprocess.Popen(command(bundle, "synthetic://aerial?live=1&size=128x96", "--quiet", "--sink", out))
+@pytest.mark.parametrize("least", [1, 200])
+def test_a_run_that_is_killed_leaves_readable_files(least: int, bundle: Path, tmp_path: Path) -> None:
+    out, table, video = (tmp_path / name for name in ("out.jsonl", "out.csv", "out.mp4"))
+    sinks = [f"--sink={path}" for path in (out, table, video)]
+    source = "synthetic://aerial?size=128x96&frames=100000"
+    running = subprocess.Popen(command(bundle, source, "--quiet", "--confidence=0.01", *sinks))
     deadline = time.monotonic() + 60
-    while not (out.exists() and out.read_text().count("\n") >= 5) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while not (out.exists() and out.read_text().count("\n") >= least) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(random.uniform(0, 0.2))
     running.kill()
     running.wait(10)
-    whole = out.read_text().rpartition("\n")[0].splitlines()
-    assert len(whole) >= 5
-    assert [json.loads(line)["frame_id"] for line in whole] == sorted(json.loads(line)["frame_id"] for line in whole)
+    text = out.read_text()
+    assert text.endswith("\n")
+    numbers = [json.loads(line)["frame_id"] for line in text.splitlines()]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) >= least
+    rows = list(csv.reader(table.read_text().splitlines()))
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert table.read_text().endswith("\n")
+    if least > 120:  # the last two seconds may be lost
+        with av.open(str(video)) as written:
+            assert sum(1 for _ in written.decode(video=0)) > len(numbers) - 120
+
+
+def test_what_happens_during_a_run_is_logged(bundle: Path, clip: Path, tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    assert main(["run", str(bundle), str(clip), "--quiet", f"--log={log}"]) == 0
+    states = [entry["state"] for entry in map(json.loads, log.read_text().splitlines()) if "state" in entry]
+    assert states == ["live", "ended"]

@@ -22,8 +22,7 @@ from edgevision.sources import Source, open_source
 from edgevision.sources.base import BACKOFF, DEAD, LIVE, OPENING, STALLED
 from tests.camera_kit import no_thread_left, number_of, numbered, write_video
 
-SYSTEM_PYTHON = Path("/usr/bin/python3")
-RTSP_PACKAGES = Path(__file__).parents[3] / ".ci" / "packages.txt"
+SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 def all_counted(source: Source, yielded: int) -> bool:
@@ -208,15 +207,6 @@ def test_an_http_stream_that_ends_is_a_lost_camera_and_opened_again(http_camera:
 
 
 # ---- RTSP, from a real server --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def rtsp_possible() -> None:
-    script = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import Gst, GstRtspServer; "
-    script += "Gst.init(None); assert all(map(Gst.ElementFactory.find, ('x264enc', 'rtph264pay', 'videotestsrc')))"
-    if not SYSTEM_PYTHON.exists() or subprocess.run([SYSTEM_PYTHON, "-c", script], capture_output=True).returncode:
-        packages = " ".join(RTSP_PACKAGES.read_text().split())
-        pytest.skip(f"needs GStreamer's RTSP server: apt-get install -y --no-install-recommends {packages}")
 
 
 @pytest.fixture
