@@ -34,7 +34,7 @@ class Progress:
         counted = self.done or self._total  # work without steps has its note only
         text = f"{self._label}: {self.done if counted else ''}"
         if self._total:
-            left = elapsed / max(self.done, 1) * (self._total - self.done)
+            left = elapsed / max(self.done, 1) * max(self._total - self.done, 0)
             text += f"/{self._total}, {_clock(left)} left"
         text += f", {self.done / max(elapsed, 1e-9):.1f}/s {note}" if counted else note
         sys.stderr.write(f"\r\x1b[K{text.rstrip()}" if self._terminal else f"{text.rstrip()}\n")

@@ -188,7 +188,8 @@ class Budget:
         return self._findings[entry]
 
     def _most_runs(self, count: int) -> int:
-        return self._runs["search"] * (2 + count.bit_length()) + self._runs["verdict"]
+        """Of a search whose first verdict holds."""
+        return self._runs["search"] * (2 + 2 * count.bit_length()) + 2 * self._runs["verdict"]
 
     def _report(self, result: Quantised, kept: Sequence[Layer], loss: Loss, problem: str) -> None:
         report, goal = self._prepared.report, self._goal
