@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quantization.methods import METHODS
+from benchmarks.quantization.methods import METHODS, OURS
 from benchmarks.quantization.steps import Protocol, speed_up
 from benchmarks.quantization.verdict import loss, recall_kept
 from edgevision.benchmark import machine_facts, software_facts
@@ -56,7 +56,7 @@ def markdown(data: Mapping[str, Any]) -> str:
     parts = [
         "# INT8 against the peers'",
         f"{data['machine']['cpu']}, {data['machine']['cores']} cores, onnxruntime {software['onnxruntime']}"
-        f"{_peer_versions(models)}, edgevision {software['edgevision']}; {dates[0][:10]}. "
+        f"{_peer_versions(models)}, edgevision {software['edgevision']}{_commits(models)}; {dates[0][:10]}. "
         "Made by `python -m benchmarks.quantization`; every run's figures are in quantization.json.",
         f"Accuracy is the mean of {protocol['repeats']} runs with the input dithered by half a grey level, the same "
         "noise for all; losses are of paired runs, ± is one standard error, recall is at confidence "
@@ -129,6 +129,13 @@ def _model_table(model: Mapping[str, Any]) -> str:
         "CPU speed",
     ]
     return _table(header, rows)
+
+
+def _commits(models: Mapping[str, Any]) -> str:
+    """What our exports were made with."""
+    ours = [model["methods"].get(OURS.name, {}).get("export", {}) for model in models.values()]
+    found = dict.fromkeys(export["commit"] for export in ours if export.get("commit"))
+    return f" (commit {', '.join(found)})" if found else ""
 
 
 def _peer_versions(models: Mapping[str, Any]) -> str:

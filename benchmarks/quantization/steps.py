@@ -122,7 +122,8 @@ class Work:
             raise QuantiserError(done.stderr.strip()[-600:])
         if not ours:
             self._write_bundle(method.graph, with_decode(onnx.load(raw), self._prepared.graph), bundle)
-        return {"wall_s": round(wall, 2), "pictures": count, **json.loads(figures.read_text())}
+        made_by = {"commit": _commit()} if ours else {}
+        return {"wall_s": round(wall, 2), "pictures": count, **made_by, **json.loads(figures.read_text())}
 
     def _network(self) -> Path:
         path = self.store.folder / "network.onnx"
@@ -206,6 +207,15 @@ class Work:
                 if number >= 2:  # the first two warm up
                     times[name].append(round(1e3 * (time.perf_counter() - start), 4))
         return times
+
+
+def _commit() -> str:
+    """Of this checkout; empty where it is none."""
+    command = ["git", "-C", str(_ROOT), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except OSError:
+        return ""
 
 
 def speed_up(rounds_ms: Mapping[str, Sequence[float]], name: str, over: str = FLOAT) -> float | None:
