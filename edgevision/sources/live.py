@@ -85,10 +85,10 @@ class LiveSource(ClosesOnExit):
         self._end = None
         limit_s, deadline = _START_LIMIT_S, time.monotonic() + _START_LIMIT_S
         with self._lock:
-            if self._closing:
+            if self._is_closing():
                 return
             self._reader = self._start()
-        while not self._closing:
+        while not self._is_closing():
             arrived = self._receive(deadline)
             if arrived is None:
                 if time.monotonic() >= deadline:
@@ -129,12 +129,12 @@ class LiveSource(ClosesOnExit):
         Raises:
             EOFError: it is lost; the state says whether it had fallen silent.
         """
-        while not self._closing:
+        while not self._is_closing():
             if self._end is not None:
                 raise self._end
             arrived = self._receive(self._heard + self._options.timeout_s)
             if arrived is None:
-                if not self._closing and time.monotonic() >= self._heard + self._options.timeout_s:
+                if not self._is_closing() and time.monotonic() >= self._heard + self._options.timeout_s:
                     reason = f"no data within {self._options.timeout_s:g} s"
                     self.status.enter(STALLED, reason)
                     raise EOFError(reason)
@@ -147,7 +147,7 @@ class LiveSource(ClosesOnExit):
             self._heard = time.monotonic()
             if self.status.state != LIVE:
                 self.status.enter(LIVE)
-            if self._closing:
+            if self._is_closing():
                 self.status.drop("stopped")
                 return
             yield frame
@@ -187,7 +187,7 @@ class LiveSource(ClosesOnExit):
         self._heard = time.monotonic()
         last_frame, pause_s = self._heard, self._options.first_pause_s
         try:
-            while not self._closing:
+            while not self._is_closing():
                 try:
                     for frame in self._frames():
                         pause_s = self._options.first_pause_s
@@ -195,7 +195,7 @@ class LiveSource(ClosesOnExit):
                         last_frame = time.monotonic()
                 except EOFError as error:
                     reason = str(error)
-                if self._closing:
+                if self._is_closing():
                     break
                 pause_s = self._recover(reason, pause_s, last_frame)
         finally:
@@ -210,7 +210,7 @@ class LiveSource(ClosesOnExit):
             SourceError: it took too long.
         """
         give_up_s, status = self._options.give_up_s, self.status
-        while not self._closing:
+        while not self._is_closing():
             self._kill()
             if give_up_s is not None and time.monotonic() - last_frame >= give_up_s:
                 status.enter(DEAD, reason)
@@ -221,7 +221,7 @@ class LiveSource(ClosesOnExit):
             _log.warning("%s; it is opened again", lost)
             self._sleep(pause_s * random.uniform(1 - _JITTER, 1 + _JITTER))
             pause_s = min(2 * pause_s, self._options.longest_pause_s)
-            if self._closing:
+            if self._is_closing():
                 break
             status.reconnects += 1
             try:
@@ -235,6 +235,10 @@ class LiveSource(ClosesOnExit):
         readable([self._wake], seconds)
 
     # ---- ending ----------------------------------------------------------------------------------------------------
+
+    def _is_closing(self) -> bool:
+        """Asked anew each time: `close` comes from other threads."""
+        return self._closing
 
     def _kill(self) -> None:
         with self._lock:
