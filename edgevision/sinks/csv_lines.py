@@ -11,7 +11,8 @@ from pathlib import Path
 from edgevision.errors import SinkError
 from edgevision.frame import Frame
 from edgevision.results import Classification, Detections, Result
-from edgevision.sinks.base import Sink, cannot_write, check_folder
+from edgevision.sinks.base import Sink
+from edgevision.sinks.text_file import TextFile
 from edgevision.sources.base import Source
 
 UNDERSTANDS = "a table, one row per detection: out.csv"
@@ -34,14 +35,8 @@ class CsvLines:
     name = ""
 
     def __init__(self, path: Path) -> None:
-        check_folder(path)
-        self._path = path
-        try:
-            self._file = path.open("w", encoding="utf-8", newline="")
-            self._file.write(_HEADER + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        self._file = TextFile(path)
+        self._file.write(_HEADER + "\n")
 
     def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
         age_ms = round((time.monotonic_ns() - frame.capture_time_ns) / 1e6, 3)
@@ -51,18 +46,14 @@ class CsvLines:
         writer = csv.writer(text, lineterminator="\n")
         for row in self._rows(result):
             writer.writerow([*start, *row])
-        try:
-            self._file.write(text.getvalue())  # in one piece: a run that is killed leaves whole rows
-            self._file.flush()
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
+        self._file.write(text.getvalue())
 
     def _rows(self, result: Result) -> list[list[object]]:
         if isinstance(result, Classification):
             name, score = result.top()[0]
             return [[int(result.scores.argmax()), name, round(score, 4), "", "", "", "", ""]]
         if not isinstance(result, Detections):
-            raise SinkError(f"{self._path} takes detections or classes, this model gives {type(result).__name__}")
+            raise SinkError(f"{self._file.path} takes detections or classes, this model gives {type(result).__name__}")
         ids = [""] * len(result) if result.tracker_id is None else result.tracker_id.tolist()
         boxes = result.xyxy.astype(float).round(2).tolist()
         return [
@@ -73,7 +64,4 @@ class CsvLines:
         ]
 
     def close(self) -> None:
-        try:
-            self._file.close()
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
+        self._file.close()

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgevision.frame import Frame
 from edgevision.optional import require
 from edgevision.results import Classification, Detections, Result
-from edgevision.sinks.base import Sink, cannot_write, check_folder
+from edgevision.sinks.base import Sink
+from edgevision.sinks.text_file import TextFile
 from edgevision.sources.base import Source
 
 UNDERSTANDS = "JSON lines, one per frame: out.jsonl"
@@ -35,25 +36,13 @@ class JsonLines:
     name = ""
 
     def __init__(self, path: Path) -> None:
-        check_folder(path)
-        self._path = path
-        try:
-            self._file = path.open("w", encoding="utf-8")
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        self._file = TextFile(path)
 
     def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
-        try:
-            self._file.write(json.dumps(frame_record(frame, result, timing_ms)) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
+        self._file.write(json.dumps(frame_record(frame, result, timing_ms)) + "\n")
 
     def close(self) -> None:
-        try:
-            self._file.close()
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
+        self._file.close()
 
 
 def frame_record(frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> dict[str, Any]:

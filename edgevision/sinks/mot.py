@@ -13,7 +13,8 @@ from edgevision.errors import SinkError
 from edgevision.frame import Frame
 from edgevision.geometry import xyxy_to_xywh
 from edgevision.results import Detections, Result
-from edgevision.sinks.base import Sink, cannot_write, check_folder
+from edgevision.sinks.base import Sink
+from edgevision.sinks.text_file import TextFile
 from edgevision.sources.base import Source
 
 UNDERSTANDS = "MOTChallenge lines: mot:out.txt (detection)"
@@ -34,30 +35,18 @@ class MotLines:
     name = ""
 
     def __init__(self, path: Path) -> None:
-        check_folder(path)
-        self._path = path
-        try:
-            self._file = path.open("w", encoding="ascii")
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        self._file = TextFile(path)
 
     def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
         if not isinstance(result, Detections):
-            raise SinkError(f"mot:{self._path} takes detections, this model gives {type(result).__name__}")
+            raise SinkError(f"mot:{self._file.path} takes detections, this model gives {type(result).__name__}")
         ids = [-1] * len(result) if result.tracker_id is None else result.tracker_id.tolist()
         boxes = xyxy_to_xywh(result.xyxy).tolist()
         lines = [
             f"{frame.frame_id + 1},{ids[i]},{','.join(f'{value:.2f}' for value in box)},{confidence:.4f},-1,-1,-1\n"
             for i, (box, confidence) in enumerate(zip(boxes, result.confidence.tolist(), strict=True))
         ]
-        try:
-            self._file.write("".join(lines))
-            self._file.flush()
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
+        self._file.write("".join(lines))
 
     def close(self) -> None:
-        try:
-            self._file.close()
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
+        self._file.close()
