@@ -40,7 +40,7 @@ def make(uri: str, source: Source | None) -> Sink:
         SinkError: GStreamer is missing, there is no screen, or the port cannot be had.
     """
     if uri.startswith("display://"):
-        return GstreamerSink({"kind": "window", "title": source.status.source_id if source else "edgevision"})
+        return GstreamerSink({"kind": "window"})
     parts = urlsplit(uri.replace("//@", "//", 1))
     try:
         port = parts.port
@@ -79,7 +79,11 @@ class GstreamerSink:
         word, _, port = said.partition(" ")
         if word != "ready":
             self.close()
-            raise SinkError(f"{task['kind']}: GStreamer cannot show pictures: {said}")
+            needs = "; a window needs a screen, and on X: sudo apt-get install gstreamer1.0-x"
+            raise SinkError(
+                f"{task['kind']}: GStreamer cannot show pictures: {said or 'it ended without a word'}"
+                f"{needs if task['kind'] == 'window' else ''}"
+            )
         self.port = int(port or 0)
 
     def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:

@@ -75,19 +75,22 @@ def read_pictures(newest: Newest) -> None:
     newest.put(None)
 
 
-def show_window(gst: Any, newest: Newest, title: str) -> None:
+def show_window(gst: Any, newest: Newest) -> None:
     """Pictures in a window until the input ends or the window is closed."""
     pipeline = gst.parse_launch(
         "appsrc name=source is-live=true do-timestamp=true format=time max-buffers=1 leaky-type=downstream "
         "! videoconvert n-threads=1 ! autovideosink sync=false"
     )
-    pipeline.set_state(gst.State.PLAYING)
+    bus, wanted = pipeline.get_bus(), gst.MessageType.ERROR | gst.MessageType.EOS
+    if pipeline.set_state(gst.State.PLAYING) == gst.StateChangeReturn.FAILURE:
+        message = bus.timed_pop_filtered(gst.SECOND, gst.MessageType.ERROR)
+        reason = message.parse_error()[0].message if message else "no reason was given"
+        print(reason, flush=True)
+        return
     print("ready", flush=True)
     stopped = threading.Event()
     threading.Thread(target=feed, args=(gst, pipeline.get_by_name("source"), newest, stopped), daemon=True).start()
-    message = pipeline.get_bus().timed_pop_filtered(gst.CLOCK_TIME_NONE, gst.MessageType.ERROR | gst.MessageType.EOS)
-    if message.type == gst.MessageType.ERROR:
-        print(f"{title}: {message.parse_error()[0].message}", flush=True)
+    bus.timed_pop_filtered(gst.CLOCK_TIME_NONE, wanted)
     stopped.set()
     pipeline.set_state(gst.State.NULL)
 
@@ -140,11 +143,12 @@ def main(task: dict[str, Any]) -> None:
         newest = Newest()
         threading.Thread(target=_until_end, args=(newest,), daemon=True).start()
         if task["kind"] == "window":
-            show_window(Gst, newest, task["title"])
+            show_window(Gst, newest)
         else:
             serve_rtsp(Gst, newest, task["host"], task["port"], task["path"])
     except Exception as error:  # noqa: BLE001  the owner reads it from our output
         print(error, flush=True)
+    os._exit(0)  # the other thread holds standard input: an orderly end of the interpreter would wait for it
 
 
 def _until_end(newest: Newest) -> None:
