@@ -203,8 +203,8 @@ class Budget:
         error = "" if loss.standard_error is None else f" ± {loss.standard_error:.2f}"
         words = (
             f"{self._yardstick.words}: loses {loss.drop_points:.2f}{error} points, at most {goal.max_drop:g} (and "
-            f"{_ERRORS:g} standard errors) allowed; {len(kept)} of {len(self.layers)} layers kept in FP16 for it; {report.int8_macs_share:.1%} of the "
-            "multiply-adds in INT8"
+            f"{_ERRORS:g} standard errors) allowed; {len(kept)} of {len(self.layers)} layers kept in FP16 for it; "
+            f"{report.int8_macs_share:.1%} of the multiply-adds in INT8"
         )
         report.budget = {
             "words": f"missed, {problem}" if problem else words,
