@@ -44,21 +44,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classify", metavar="BUNDLE", help="a classifier for what is in the boxes; its classes replace the detector's"
     )
-    parser.add_argument("--max-age-ms", type=float, metavar="MS", help="skip frames of live sources older than this")
-    parser.add_argument(
-        "--every-frame", action="store_true", help="of live sources too: all frames while memory lasts, not the newest"
+    cameras = parser.add_argument_group("cameras and other live sources")
+    cameras.add_argument(
+        "--max-age-ms", type=float, metavar="MS", help="skip frames that are older when their turn comes"
     )
-    parser.add_argument(
-        "--reader", choices=READERS, default="auto", help="what reads live sources (auto: GStreamer for RTSP if there)"
+    cameras.add_argument(
+        "--every-frame", action="store_true", help="keep up to 32 waiting frames of each, not the newest only"
     )
-    parser.add_argument(
+    cameras.add_argument(
+        "--reader", choices=READERS, default="auto", help="what reads them (auto: GStreamer for RTSP if there, else av)"
+    )
+    cameras.add_argument(
         "--timeout",
         type=float,
         metavar="S",
         default=SourceOptions.timeout_s,
-        help="silence after which a camera is opened anew",
+        help=f"seconds of silence after which one is opened anew (default: {SourceOptions.timeout_s:g})",
     )
-    parser.add_argument("--give-up", type=float, metavar="S", help="end a camera that is lost for so long (never)")
+    cameras.add_argument(
+        "--give-up", type=float, metavar="S", help="end one that is lost for so many seconds (default: never)"
+    )
     parser.add_argument("--log", metavar="FILE", help="append what happens to FILE as lines of JSON (- for stderr)")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after this many seconds")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after this many results")
