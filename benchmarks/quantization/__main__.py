@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("a standard error needs --repeats of at least 2")
     protocol = Protocol(repeats=args.repeats, limit=args.limit, calibration_limit=args.calibration_limit)
     try:
-        subjects = [s for s in read_subjects(args.models) if args.only is None or s.name in args.only]
+        named = read_subjects(args.models)
+        subjects = [s for s in named if args.only is None or s.name in args.only]
         if not subjects:
             raise UsageError(f"{args.models} names no model of {args.only}")
         results: dict[str, Any] = {}
@@ -61,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             for method in args.again:
                 work.store.forget(method)
             results[subject.name] = _measure(work, args.methods)
-            data = report.assemble(results, protocol, judge(results))
+            left_out = [s.name for s in named if s.name not in results]
+            data = report.assemble(results, left_out, protocol, judge(results))
             report.write(args.output, data)  # after each model: what is there survives a stop
     except (EdgeVisionError, OSError) as error:
         print(f"benchmarks.quantization: {error}", file=sys.stderr)

@@ -19,15 +19,25 @@ _METRICS = {"map_50_95": "mAP50-95", "miou": "mIoU"}
 _TITLES = {method.name: method.title for method in METHODS}
 
 
-def assemble(results: Mapping[str, Any], protocol: Protocol, verdicts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Everything there is to say, as plain data."""
+def assemble(
+    results: Mapping[str, Any], left_out: Sequence[str], protocol: Protocol, verdicts: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Everything there is to say, as plain data; `left_out` are the models that were not measured."""
     return {
         "protocol": dataclasses.asdict(protocol),
         "machine": machine_facts(),
         "software": software_facts(),
-        "models": dict(results),
+        "models": _without_keys(results),
+        "left_out": list(left_out),
         "verdicts": verdicts,
     }
+
+
+def _without_keys(value: Any) -> Any:
+    """What results are kept by names this machine's folders."""
+    if isinstance(value, dict):
+        return {name: _without_keys(entry) for name, entry in value.items() if name != "key"}
+    return value
 
 
 def write(folder: Path, data: Mapping[str, Any]) -> None:
@@ -71,6 +81,8 @@ def markdown(data: Mapping[str, Any]) -> str:
             f"**Other programs kept this machine busy (load {min(loads):.0f} to {max(loads):.0f}): seconds on the "
             "clock mean little, processor seconds and ratios more.**"
         )
+    if data["left_out"]:
+        parts.append(f"Not measured yet: {', '.join(data['left_out'])}.")
     answers = {True: "yes", False: "**no**", None: "not judged"}
     rows = [[v["row"], v["model"], v["goal"], answers[v["holds"]], v["found"]] for v in data["verdicts"]]
     parts += ["## Verdict", _table(["row", "model", "goal", "holds", "found"], rows)]
