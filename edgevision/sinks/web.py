@@ -2,6 +2,7 @@
 
 /              the page                     /status.json   what it shows, as data (`RunReport.to_json`)
 /view/NAME     a source's pictures (MJPEG)  /metrics       for Prometheus
+/picture/NAME  its next picture
 """
 
 from __future__ import annotations
@@ -154,19 +155,19 @@ class _View:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._jpeg, self._number = b"", 0
+        self._jpeg, self.number = b"", 0
         self.watched = 0
 
     def show(self, jpeg: bytes) -> None:
         with self._changed:
-            self._jpeg, self._number = jpeg, self._number + 1
+            self._jpeg, self.number = jpeg, self.number + 1
             self._changed.notify_all()
 
     def next(self, number: int) -> tuple[bytes, int] | None:
         """A picture newer than `number`; None when none has come for a while."""
         with self._changed:
-            self._changed.wait_for(lambda: self._number > number, _WAKE_S)
-            return (self._jpeg, self._number) if self._number > number else None
+            self._changed.wait_for(lambda: self.number > number, _WAKE_S)
+            return (self._jpeg, self.number) if self.number > number else None
 
     def watch(self, by: int) -> None:
         """One more, or one less, who looks."""
@@ -244,10 +245,12 @@ class _Connection(http.server.BaseHTTPRequestHandler):
         elif path == "/metrics":
             kind, text = to_prometheus(page.status())
             self._answer(HTTPStatus.OK, kind, text, extra)
+        elif path.startswith("/picture/"):
+            self._picture(path.removeprefix("/picture/"))
         elif path.startswith("/view/"):
             self._pictures(path.removeprefix("/view/"))
         else:
-            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"there is /, /status.json, /metrics and /view/SOURCE\n")
+            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"there is /, /status.json, /metrics, /view/SOURCE\n")
 
     def _given(self) -> str:
         """The token of the request's header or cookie."""
@@ -263,7 +266,7 @@ class _Connection(http.server.BaseHTTPRequestHandler):
     def _page(self, extra: Mapping[str, str]) -> None:
         nonce = secrets.token_urlsafe(12)
         policy = (
-            f"default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'nonce-{nonce}'; "
+            f"default-src 'none'; img-src blob:; connect-src 'self'; style-src 'nonce-{nonce}'; "
             f"script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         body = _PAGE.read_text(encoding="utf-8").replace("NONCE", nonce).encode()
@@ -283,6 +286,22 @@ class _Connection(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+    def _picture(self, source_id: str) -> None:
+        """The next picture; none (204) where none comes for a while."""
+        view = self.server.page.view(source_id)
+        if view is None:
+            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"there is no such source, or it has no picture yet\n")
+            return
+        view.watch(1)
+        try:
+            newest = view.next(view.number)
+        finally:
+            view.watch(-1)
+        if newest is None:
+            self._answer(HTTPStatus.NO_CONTENT, "image/jpeg", b"")
+        else:
+            self._answer(HTTPStatus.OK, "image/jpeg", newest[0])
 
     def _pictures(self, source_id: str) -> None:
         """Pictures without end, each replacing the last (multipart/x-mixed-replace), until one side ends it."""

@@ -22,7 +22,7 @@ from edgevision.errors import SinkError, UsageError
 from edgevision.pipeline import Pipeline
 from edgevision.sinks import open_sink
 from edgevision.sinks.web import LivePage
-from tests.camera_kit import CountingModel, ListSource, no_thread_left
+from tests.camera_kit import CountingModel, ListSource, no_thread_left, number_of
 
 PACKAGES = " ".join((Path(__file__).parents[3] / ".ci" / "packages.txt").read_text().split())
 
@@ -200,6 +200,19 @@ def test_connections_that_wait_do_not_hold_up_the_end(page: LivePage) -> None:
     client.close()
 
 
+def test_a_single_picture_is_the_next_one(page: LivePage, running: Pipeline) -> None:
+    status, headers, body = Client(page).get("/picture/front")
+    assert (status, headers["Content-Type"]) == (200, "image/jpeg")
+    first = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
+    second = cv2.imdecode(np.frombuffer(Client(page).get("/picture/front")[2], np.uint8), cv2.IMREAD_COLOR)
+    assert number_of(first) < number_of(second)
+    assert Client(page).get("/picture/nobody")[0] == 404
+    running.stop()
+    time.sleep(0.3)
+    view = page.view("front")
+    assert view is None or view.watched == 0
+
+
 def test_too_many_visitors_are_turned_away_and_the_page_still_closes(page: LivePage, running: Pipeline) -> None:
     port = Client(page).port
     connections = []
@@ -225,7 +238,7 @@ def test_a_real_browser_shows_the_cameras(page: LivePage, running: Pipeline, tmp
     command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
     shot = tmp_path / "page.png"
     subprocess.run(
-        [*command, "--window-size=1200,900", "--virtual-time-budget=4000", f"--screenshot={shot}", page.url],
+        [*command, "--window-size=1200,900", "--virtual-time-budget=300", f"--screenshot={shot}", page.url],
         check=True,
         capture_output=True,
         timeout=120,
@@ -234,7 +247,7 @@ def test_a_real_browser_shows_the_cameras(page: LivePage, running: Pipeline, tmp
     assert image is not None
     assert image.shape[:2] == (900, 1200)
     dump = subprocess.run(
-        [*command, "--virtual-time-budget=4000", "--dump-dom", page.url],
+        [*command, "--virtual-time-budget=300", "--dump-dom", page.url],
         check=True,
         capture_output=True,
         text=True,
@@ -243,4 +256,5 @@ def test_a_real_browser_shows_the_cameras(page: LivePage, running: Pipeline, tmp
     assert "&lt;b&gt;rear&lt;/b&gt;" in dump  # a name is text, never markup
     assert "<b>rear</b>" not in dump
     assert "state live" in dump
+    assert dump.count('src="blob:') == 2  # both cameras' pictures are there
     assert "inference" in dump
