@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgevision.calibration import CalibrationImages
 from edgevision.errors import ModelError
 from edgevision.export.emission import Emitted
 from edgevision.export.half_rounding import rounded_graph
-from edgevision.export.verification import compare, concerns, input_tensors, run_graph, speed_ratio
+from edgevision.export.verification import compare, concerns, input_tensors, noisier, run_graph, speed_ratio
 from edgevision.machine import cpu_name
 from edgevision.manifest import Preprocess
 
@@ -55,7 +55,7 @@ def choose_cpu_graph(
     emitted: Emitted,
     preprocess: Preprocess,
     images: CalibrationImages | None,
-    likeness: dict[str, float] | None,
+    likeness: Mapping[str, Any],
     refuses: Callable[[Emitted], str] | None = None,
 ) -> tuple[str, str]:
     """The graph for ONNX Runtime's CPU provider, and why that one. An INT8 one that is not worth keeping is dropped
@@ -64,12 +64,14 @@ def choose_cpu_graph(
     Args:
         emitted: all graphs.
         preprocess, images: for a picture to measure with.
-        likeness: what `verify` found for cpu.onnx; None where there is none.
+        likeness: what `verify` found.
         refuses: asked last; says why the accuracy budget forbids cpu.onnx, or nothing.
     """
-    if likeness is None:
+    if "cpu.onnx" not in emitted.graphs:
         return "model.onnx", "the bundle has no INT8 graph for the CPU"
-    doubts = concerns(emitted.infos["cpu.onnx"].precision, likeness)
+    own_likeness = likeness["cpu.onnx"]
+    doubts = concerns(emitted.infos["cpu.onnx"].precision, own_likeness)
+    doubts = doubts or noisier(own_likeness, likeness["tensorrt.onnx"])
     own = emitted.infos["cpu.onnx"].preprocess or preprocess
     tensors = [input_tensors(spec, images)[0] for spec in (preprocess, own)]
     ratio = speed_ratio(emitted.graphs["model.onnx"], emitted.graphs["cpu.onnx"], *tensors)

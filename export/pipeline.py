@@ -72,7 +72,7 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
         report.fp16.update(facts.get("tensorrt_fp16.onnx", facts.get("tensorrt.onnx", {})))
     with report.step("choose") as choice:
         refuses = None if budget is None else budget.refuses
-        cpu_graph, reason = choose_cpu_graph(emitted, prepared.preprocess, images, facts.get("cpu.onnx"), refuses)
+        cpu_graph, reason = choose_cpu_graph(emitted, prepared.preprocess, images, facts, refuses)
         choice.update(cpu_graph=cpu_graph, reason=reason)
     manifest = prepared.manifest(emitted.infos, cpu_graph, reason)
     files = dict(emitted.graphs)

@@ -24,6 +24,8 @@ _ROUNDS = 15
 # Below these, a user should look before deploying: (scores' SQNR in dB, share of equal pixels).
 # FP16's is of graphs with every result rounded (39 to 53 dB on real detectors).
 _EXPECTED = {"fp32": (80.0, 0.9999), "fp16": (36.0, 0.995), "int8": (12.0, 0.9)}
+_TWICE_DB = 3.0
+_NO_MATTER = 0.002
 
 Outputs = dict[str, NDArray[Any]]
 
@@ -147,6 +149,21 @@ def concerns(precision: str, facts: Mapping[str, float]) -> list[str]:
     ]
     if facts.get("map_agreement", 1.0) < agreement:
         found.append(f"{facts['map_agreement']:.1%} of the pixels agree with float, expected at least {agreement:.1%}")
+    return found
+
+
+def noisier(facts: Mapping[str, float], than: Mapping[str, float]) -> list[str]:
+    """Why one INT8 graph is clearly worse than another, TensorRT's: twice the noise, or twice the pixels that differ
+    from float. Both are of one model, so both have the same figures."""
+    found = [
+        f"{name.split('_')[0]} carry {than[name] - facts[name]:.1f} dB more noise than those of TensorRT's graph"
+        for name in ("scores_sqnr_db", "logits_sqnr_db")
+        if name in facts and facts[name] < than[name] - _TWICE_DB
+    ]
+    if "map_agreement" in facts:
+        differing, theirs = 1 - facts["map_agreement"], 1 - than["map_agreement"]
+        if differing > 2 * theirs + _NO_MATTER:
+            found.append(f"{differing:.1%} of the pixels differ from float, in TensorRT's graph {theirs:.1%}")
     return found
 
 
