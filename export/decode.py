@@ -51,7 +51,7 @@ class Decode:
     def node(self, op_type: str, *inputs: str, stem: str, outputs: int = 1, **attributes: Any) -> list[str]:
         """Append a node and return its outputs' names."""
         name = self.graph.fresh(DECODE_PREFIX + stem)
-        made = [name] if outputs == 1 else [self.graph.fresh(f"{name}_{index}") for index in range(outputs)]
+        made = [name, *(self.graph.fresh(f"{name}_{index}") for index in range(1, outputs))]
         node = onnx.helper.make_node(op_type, inputs, made, name=name, **attributes)
         self.graph.proto.node.append(node)
         for output in made:

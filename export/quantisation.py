@@ -128,7 +128,8 @@ def _rescale(
         return graph, graph
     chosen = [name for name in REPAIRS if name in config.repairs]
     sites = find_sites(graph, plan_placement(graph).tensorrt_inputs)
-    if not sites or not set(RESCALING) & set(chosen):
+    pictures_only = all(site.tensor == prepared.preprocess.input_name for site in sites)  # its channels need no scaling
+    if pictures_only or not set(RESCALING) & set(chosen):
         return graph, graph
     channels, origin = load_or_collect_channels(
         config.ranges,

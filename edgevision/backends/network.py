@@ -67,8 +67,9 @@ def parse(api: Api, builder: Builder, logger: ILogger, graph: bytes, name: str, 
     nodes = read_nodes(graph)
     if not nodes:
         raise BuildError(f"{name} holds no network ({len(graph)} bytes without a node); export it again")
-    two_stages = sorted(_TWO_STAGES & {node.operator for node in nodes})
-    if two_stages and api.flavour == "tensorrt-rtx":
+    operators = {node.operator for node in nodes}
+    two_stages = sorted(_TWO_STAGES & operators)
+    if "RoiAlign" in operators and api.flavour == "tensorrt-rtx":
         raise BuildError(
             f"{api.title} cannot read {name}: it has no {', '.join(two_stages)}, with which a two-stage detector "
             "chooses and cuts out its proposals. Run the bundle on ONNX Runtime (--backend cpu) or with TensorRT itself"

@@ -73,7 +73,8 @@ def test_json_tells_every_layers_precision(bundle: Path, tmp_path: Path) -> None
     report, plan = tmp_path / "build.json", tmp_path / "out.plan"
     assert main(["build", str(bundle), *RTX, "-o", str(plan), "--json", str(report), "--quiet"]) == 0
     data = json.loads(report.read_text())
-    assert set(data) == {"plan", "bytes", "seconds", "rung", "reasons", "notes", "layers", "convolutions"}
+    expected = {"plan", "bytes", "seconds", "rung", "reasons", "notes", "layers", "convolutions", "int8_over_fp16"}
+    assert set(data) == expected
     assert (data["rung"], data["reasons"], data["notes"]) == ("int8", [], [])
     assert data["plan"] == str(plan)
     assert data["bytes"] == plan.stat().st_size
