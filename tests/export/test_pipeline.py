@@ -349,13 +349,24 @@ def test_verification_without_pictures_draws_the_same_ones_each_time(pictures: P
     assert len(given) == 6
 
 
+@pytest.mark.parametrize(
+    ("speed_up", "noise", "reason"),
+    [(1e9, [], "times as fast as float"), (0.0, ["scores carry 5.6 dB more noise"], "5.6 dB more noise")],
+)
 def test_a_slower_or_noisier_cpu_graph_is_not_kept(
-    detector: Path, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    detector: Path,
+    tmp_path: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    speed_up: float,
+    noise: list[str],
+    reason: str,
 ) -> None:
-    monkeypatch.setattr(acceptance, "_LEAST_SPEED_UP", 1e9)
+    monkeypatch.setattr(acceptance, "_LEAST_SPEED_UP", speed_up)
+    monkeypatch.setattr(acceptance, "noisier", lambda *_: noise)
     output = tmp_path / "model.edge"
     export_model(detector, output, ExportConfig(calibration_images=pictures, quiet=True))
     manifest = Bundle(output).manifest
     assert manifest.cpu_graph == "model.onnx"
     assert "cpu.onnx" not in manifest.files
-    assert "times as fast as float" in manifest.cpu_graph_reason
+    assert reason in manifest.cpu_graph_reason
