@@ -123,7 +123,14 @@ def load(path: Path, **settings: Any) -> edgevision.Model:
 
 
 def assert_same_boxes(
-    ours: Detections, theirs: Boxes, *, threshold: float, pixels: float = 0.1, score: float = 1e-3, least: int = 5
+    ours: Detections,
+    theirs: Boxes,
+    *,
+    threshold: float,
+    pixels: float = 0.1,
+    score: float = 1e-3,
+    least: int = 5,
+    flips: int = 0,
 ) -> None:
     """Every box of one is a box of the other: same class, corners and score; those at the threshold may differ.
 
@@ -132,6 +139,7 @@ def assert_same_boxes(
         threshold: least score that both report.
         pixels, score: how far corners and scores may lie apart.
         least: boxes that there must be, or nothing is shown.
+        flips: boxes that may be on one side only, where a suppression's overlap is rounded.
     """
     assert len(theirs.xyxy) >= least, f"only {len(theirs.xyxy)} boxes to compare"
     free = np.ones(len(ours), bool)
@@ -146,5 +154,7 @@ def assert_same_boxes(
     extra = np.flatnonzero(free & (ours.confidence > threshold + score))
     invented = [(ours.class_id[i], ours.confidence[i], ours.xyxy[i]) for i in extra]
     counts = f"{len(theirs.xyxy)} boxes of theirs, {len(ours)} of ours"
-    assert not lost, f"{counts}; {len(lost)} of theirs are not ours, such as {lost[:3]}; ours alone: {invented[:3]}"
-    assert not invented, f"{counts}; {len(invented)} of ours are not theirs, such as {invented[:3]}"
+    assert len(lost) <= flips, (
+        f"{counts}; {len(lost)} of theirs are not ours, such as {lost[:3]}; ours alone: {invented[:3]}"
+    )
+    assert len(invented) <= flips, f"{counts}; {len(invented)} of ours are not theirs, such as {invented[:3]}"

@@ -93,7 +93,8 @@ def test_detectors(case: str, seed: int, reference: Reference) -> None:
     with load(bundle(path), confidence=THRESHOLD, max_detections=3000) as model:
         assert model.manifest.family == DETECTORS[case]
         for picture, theirs in zip(pictures(seed, WH), found, strict=True):
-            assert_same_boxes(model(picture), boxes(theirs), threshold=THRESHOLD, pixels=PIXELS)
+            rounded = len(theirs["boxes"]) // 200  # theirs adds 7680 per class: in float32 steps of 1/32 pixel
+            assert_same_boxes(model(picture), boxes(theirs), threshold=THRESHOLD, pixels=PIXELS, flips=rounded)
 
 
 @pytest.mark.parametrize("case", [case for case in OTHERS if "seg" in case])
