@@ -17,6 +17,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("project")
 
+# Files run side by side: the one that takes minutes must not begin when all others are done.
+_LONGEST = "test_sanitizers.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name != _LONGEST)
+
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
