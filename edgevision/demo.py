@@ -163,10 +163,6 @@ class Demo:
         return "\n".join(lines)
 
 
-def _compare_if_possible(bundle: str) -> list[str]:
-    return ["--compare"] if "cpu.onnx" in Bundle(bundle).manifest.graphs else []
-
-
 def _latency_ms(bench: dict[str, Any], graph: str) -> dict[str, float] | None:
     """Latency of one of the CPU's graphs; None for graphs that are not for the CPU."""
     part = {"model.onnx": "float", "cpu.onnx": "int8"}.get(graph)

@@ -28,7 +28,7 @@ _LAYOUT = frozenset(
 def class_activation(graph: Graph, scores: str) -> str | None:
     """`Sigmoid` or `Softmax` where every path into `scores` ends in it, but for operators that only move data."""
     found: set[str] = set()
-    for node in _behind(graph, scores, _LAYOUT):
+    for node in behind(graph, scores, _LAYOUT):
         if node.op_type == "Softmax" and attribute(node, "axis", -1) in (1, 2, -1):
             found.add("Softmax")
         else:
@@ -69,7 +69,7 @@ def decode_nodes(graph: Graph, output: str) -> list[onnx.NodeProto]:
     return nodes
 
 
-def _behind(graph: Graph, tensor: str, through: frozenset[str]) -> list[onnx.NodeProto]:
+def behind(graph: Graph, tensor: str, through: frozenset[str]) -> list[onnx.NodeProto]:
     """The nodes met first when walking back from `tensor` through the operators in `through`."""
     met = []
     waiting, seen = [tensor], set()

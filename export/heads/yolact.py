@@ -22,7 +22,7 @@ from edgevision.export.box_coding import append_foreground, append_offsets
 from edgevision.export.decode import Decode, mark_decode
 from edgevision.export.graph import Graph, attribute
 from edgevision.export.heads.base import Match, NormalForm, PreprocessDefaults, Refusal, SourceModel
-from edgevision.export.output_structure import class_activation
+from edgevision.export.output_structure import behind, class_activation
 from edgevision.export.priors import detect_format, read_priors, to_centres
 from edgevision.export.rows import locations
 from edgevision.manifest import Nms
@@ -33,6 +33,7 @@ _VARIANCES = (0.1, 0.1, 0.2, 0.2)
 # Pixels, by input side; the repository scales the first to the other sides and cuts off what is behind the point.
 _SCALES = {550: (24, 48, 96, 192, 384), 400: (17, 34, 69, 139, 279), 700: (30, 61, 122, 244, 488)}
 _PER_CELL = {"YOLACT": 3, "YOLACT++": 9}
+_MOVING = frozenset(["Concat", "Reshape", "Transpose", "Identity"])
 
 
 class YolactHead:
@@ -157,18 +158,7 @@ class YolactHead:
 
 def _ends_in_tanh(graph: Graph, tensor: str) -> bool:
     """Whether all that flows into `tensor` passed a tanh, but for operators that move data."""
-    waiting, seen = [tensor], set()
-    while waiting:
-        name = waiting.pop()
-        node = graph.producer.get(name)
-        if node is None or name in seen:
-            continue
-        seen.add(name)
-        if node.op_type in ("Concat", "Reshape", "Transpose", "Identity"):
-            waiting.extend(node.input if node.op_type == "Concat" else node.input[:1])
-        elif node.op_type != "Tanh":
-            return False
-    return True
+    return all(node.op_type == "Tanh" for node in behind(graph, tensor, _MOVING))
 
 
 def _planes(decode: Decode, prototypes: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,20 @@ def write_pictures(tmp_path: Path) -> WritePictures:
         return target
 
     return write
+
+
+@pytest.fixture
+def shuffled_copy(tmp_path: Path) -> Callable[[Path], Path]:
+    """Copies a folder of pictures, 0.png and so on, under each other's names."""
+
+    def copy(folder: Path) -> Path:
+        target = tmp_path / "shuffled"
+        target.mkdir()
+        for i, number in enumerate(np.random.default_rng(3).permutation(len(list(folder.iterdir())))):
+            shutil.copy(folder / f"{number}.png", target / f"{i}.png")
+        return target
+
+    return copy
 
 
 @pytest.fixture(scope="session")

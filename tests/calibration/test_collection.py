@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,13 +70,10 @@ def test_tensors_that_only_move_values_share_one_histogram(
 
 
 def test_order_names_and_workers_do_not_matter(
-    network: bytes, preprocess: Preprocess, write_pictures: WritePictures, tmp_path: Path
+    network: bytes, preprocess: Preprocess, write_pictures: WritePictures, shuffled_copy: Callable[[Path], Path]
 ) -> None:
     folder = write_pictures(9)
-    shuffled = tmp_path / "shuffled"
-    shuffled.mkdir()
-    for i, number in enumerate(np.random.default_rng(3).permutation(9)):
-        shutil.copy(folder / f"{number}.png", shuffled / f"{i}.png")
+    shuffled = shuffled_copy(folder)
     texts = {
         collect_ranges(network, TENSORS, CalibrationImages(pictures), preprocess, workers=workers, quiet=True).to_json()
         for pictures in (folder, shuffled)
