@@ -7,13 +7,16 @@ killed: 720p at 30 frames/s, H.264 without reordering. `read_clock` tells the ti
 brought it.
 """
 
+from __future__ import annotations
+
 import sys
 import threading
 import time
+from typing import Any
 
 SIZE_WH = (1280, 720)
 FPS = 30
-BITS, BLOCK = 40, 32  # 40 bits of milliseconds
+BLOCK = 32
 
 
 def clock_rows(now_ms: int) -> bytes:
@@ -26,8 +29,8 @@ def clock_rows(now_ms: int) -> bytes:
     return b"".join(rows)
 
 
-def read_clock(image) -> int:  # type: ignore[no-untyped-def]  an array of a package that this file does not import
-    """Milliseconds of the monotonic clock that a picture, (h, w, 3), shows."""
+def read_clock(image: Any) -> int:
+    """Milliseconds of the monotonic clock that a picture, a numpy array (h, w, 3), shows."""
     value = 0
     for part in range(2):
         middle = image[part * BLOCK + BLOCK // 2, BLOCK // 2 : 20 * BLOCK : BLOCK, 1]
@@ -47,7 +50,7 @@ def main() -> None:
     width, height = SIZE_WH
     rest = b"\x60" * (width * (height - 2 * BLOCK)) + b"\x80" * (width * height // 2)
 
-    def draw(source, stopped) -> None:  # type: ignore[no-untyped-def]
+    def draw(source: Any, stopped: threading.Event) -> None:
         due = time.monotonic()
         while not stopped.is_set():
             due = max(due + 1 / FPS, time.monotonic())
@@ -56,7 +59,7 @@ def main() -> None:
             if source.emit("push-buffer", Gst.Buffer.new_wrapped(data)) != Gst.FlowReturn.OK:
                 return
 
-    def configure(_, media) -> None:  # type: ignore[no-untyped-def]
+    def configure(_: Any, media: Any) -> None:
         stopped = threading.Event()
         media.connect("unprepared", lambda *_: stopped.set())
         source = media.get_element().get_by_name("source")

@@ -5,8 +5,8 @@
 Four RTSP cameras, two recordings that start again when they end, two synthetic cameras. First all of them undisturbed,
 then with one RTSP camera killed or frozen every few seconds and a synthetic one added and removed again and again.
 
-The claim: in the second part every undisturbed source keeps at least 95 % of its rate in the first, or of its fair
-share where more sources share the model; recordings lose no frame. Exits with 1 when it does not hold.
+The claim: in the second part every undisturbed source keeps at least 95 % of its rate in the first; recordings lose no
+frame. Where the model is the limit, a ninth source alone takes more than that. Exits with 1 when it does not hold.
 """
 
 from __future__ import annotations
