@@ -64,7 +64,7 @@ class Decoder:
             reason = f"no answer within {timeout_s:g} s" if late else self._reason(error)
             raise SourceError(f"{status.uri} cannot be opened: {reason}") from error
         try:
-            self._stream = self._prepare()
+            self._stream: Any = self._prepare()
         except SourceError:
             self.close()
             raise
@@ -225,5 +225,6 @@ class Decoder:
         return str(getattr(error, "strerror", None) or error)
 
     def close(self) -> None:
-        """Free the container; may be called twice."""
+        """Free the container and the decoder, which has threads and pictures of its own; may be called twice."""
+        self._stream = None
         self._container.close()

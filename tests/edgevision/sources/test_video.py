@@ -216,6 +216,19 @@ def test_leaving_early_frees_the_file(clip: Path) -> None:
     assert list(source) == []
 
 
+def test_a_recording_that_is_over_keeps_no_decoder(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline of months keeps some ended sources for its report; a decoder has threads and pictures of its own."""
+    monkeypatch.setattr(decoding, "cores", lambda: 16)
+    before = len(os.listdir("/proc/self/task"))
+    over = open_source(clip)
+    assert sum(1 for _ in over) == 60
+    assert len(os.listdir("/proc/self/task")) == before
+    left = open_source(clip)
+    next(iter(left))
+    left.close()
+    assert len(os.listdir("/proc/self/task")) == before
+
+
 @pytest.fixture
 def web(clip: Path) -> Iterator[str]:
     """A web server with the clip in its folder."""
