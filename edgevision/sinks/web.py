@@ -27,6 +27,7 @@ from edgevision.drawing import draw
 from edgevision.errors import SinkError, UsageError
 from edgevision.frame import Frame
 from edgevision.optional import require
+from edgevision.polling import readable
 from edgevision.redaction import without_secrets
 from edgevision.results import Result
 from edgevision.sinks.base import Sink
@@ -304,7 +305,7 @@ class _Connection(http.server.BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, "image/jpeg", newest[0])
 
     def _pictures(self, source_id: str) -> None:
-        """Pictures without end, each replacing the last (multipart/x-mixed-replace), until one side ends it."""
+        """Pictures, each replacing the last (multipart/x-mixed-replace), until one side ends it, or the source."""
         page = self.server.page
         view = page.view(source_id)
         if view is None:
@@ -318,9 +319,12 @@ class _Connection(http.server.BaseHTTPRequestHandler):
         number = 0
         view.watch(1)
         try:
-            while not page.closing.is_set():
+            while not page.closing.is_set() and page.view(source_id) is view:
                 newest = view.next(number)
-                if newest is not None:
+                if newest is None:
+                    if readable([self.connection.fileno()], 0.0):  # the client says no more: it has left
+                        break
+                else:
                     jpeg, number = newest
                     self.wfile.write(
                         b"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n" % (len(jpeg), jpeg)

@@ -19,10 +19,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgevision.errors import SinkError, UsageError
+from edgevision.frame import Frame
 from edgevision.pipeline import Pipeline
 from edgevision.sinks import open_sink
 from edgevision.sinks.web import LivePage
-from tests.camera_kit import CountingModel, ListSource, no_thread_left, number_of
+from tests.camera_kit import CountingModel, ListSource, no_thread_left, number_of, numbered
 
 PACKAGES = " ".join((Path(__file__).parents[3] / ".ci" / "packages.txt").read_text().split())
 
@@ -125,6 +126,30 @@ def test_pictures_come_as_a_stream_and_are_made_only_for_who_looks(page: LivePag
     while view.watched and time.monotonic() < deadline:
         time.sleep(0.05)
     assert view.watched == 0
+
+
+def test_who_looks_at_a_silent_camera_is_not_kept_after_leaving(page: LivePage) -> None:
+    """Nothing is sent then, so nothing tells that nobody listens; and there is room for 32 only."""
+    frame = Frame(numbered(0), 0, "front")
+    page.write(frame, CountingModel().open_lane()(frame), {})
+    view = page.view("front")
+    assert view is not None
+    connections = []
+    for _ in range(2):
+        connection = http.client.HTTPConnection("127.0.0.1", Client(page).port, timeout=5)
+        connection.request("GET", "/view/front")
+        connections.append((connection, connection.getresponse()))
+    assert view.watched == 2
+    for closing in connections[0]:
+        closing.close()
+    deadline = time.monotonic() + 5
+    while view.watched == 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert view.watched == 1
+    page.forget("front")  # the camera is gone for good
+    connection, answer = connections[1]
+    assert answer.read() == b""
+    connection.close()
 
 
 @pytest.mark.parametrize(

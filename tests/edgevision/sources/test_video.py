@@ -219,14 +219,15 @@ def test_leaving_early_frees_the_file(clip: Path) -> None:
 def test_a_recording_that_is_over_keeps_no_decoder(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipeline of months keeps some ended sources for its report; a decoder has threads and pictures of its own."""
     monkeypatch.setattr(decoding, "cores", lambda: 16)
-    before = len(os.listdir("/proc/self/task"))
+    tasks = Path("/proc/self/task")
+    before = len(list(tasks.iterdir()))
     over = open_source(clip)
     assert sum(1 for _ in over) == 60
-    assert len(os.listdir("/proc/self/task")) == before
+    assert len(list(tasks.iterdir())) == before
     left = open_source(clip)
     next(iter(left))
     left.close()
-    assert len(os.listdir("/proc/self/task")) == before
+    assert len(list(tasks.iterdir())) == before
 
 
 @pytest.fixture
