@@ -98,7 +98,7 @@ class Budget:
         with Progress("meeting the accuracy budget", self._most_runs(len(order)), quiet=self._quiet) as progress:
             for attempt in range(_VERDICTS):
                 kept, loss = self._search(order, kept, refuted, seeds, progress)
-                problem = self._miss(loss, _DOUBT)
+                problem = loss.miss(self._goal, _DOUBT)
                 if problem or kept == len(order) > 0:
                     break
                 loss, problem = self._confirm(order[:kept], _FRESH * (attempt + 1), progress)
@@ -124,13 +124,13 @@ class Budget:
         loss = loss_of(runs, self._verdict.seeds)
         self._prepared.report.accuracy["cpu.onnx"] = loss.value
         self._prepared.report.budget["cpu"] = facts_of(loss)
-        return self._miss(loss, _ERRORS)
+        return loss.miss(self._goal, _ERRORS)
 
     def _confirm(self, kept: Sequence[Layer], seed: int, progress: Progress) -> tuple[Loss, str]:
         """The loss with seeds from `seed` on, twice as many where the first do not tell; and why it is too much."""
         for count in (self._runs["verdict"], 2 * self._runs["verdict"]):
             loss = self._verdict = self._judge(kept, range(seed, seed + count), progress, typed=True)
-            problem = self._miss(loss, _ERRORS)
+            problem = loss.miss(self._goal, _ERRORS)
             if problem or not loss.miss(self._goal):
                 break
         return loss, problem
@@ -149,7 +149,7 @@ class Budget:
         def holds(count: int) -> bool:
             typed = count == len(order)  # float16 is all that is left to lose by
             losses[count] = self._judge(order[:count], seeds, progress, typed=typed)
-            return not self._miss(losses[count], _DOUBT)
+            return not losses[count].miss(self._goal, _DOUBT)
 
         if (refuted is None and holds(first)) or first == len(order):
             return first, losses[first]
@@ -179,7 +179,11 @@ class Budget:
             if loss.drop_points > self._goal.max_drop + 3 * _SPREAD_POINTS / math.sqrt(number):
                 break
         self._searched.append(
-            {"layers_in_fp16": len(kept), **facts_of(loss), "met": not self._miss(loss, _ERRORS if typed else _DOUBT)}
+            {
+                "layers_in_fp16": len(kept),
+                **facts_of(loss),
+                "met": not loss.miss(self._goal, _ERRORS if typed else _DOUBT),
+            }
         )
         return loss
 
@@ -188,10 +192,6 @@ class Budget:
         if entry not in self._findings:
             self._findings.keep(entry, self._yardstick.run(name, graph, info, seed))
         return self._findings[entry]
-
-    def _miss(self, loss: Loss, errors: float) -> str:
-        """Why a loss is too much, in words; its mean may lie above the budget by so many of its standard errors."""
-        return loss.miss(self._goal, errors * (loss.standard_error or 0.0))
 
     def _most_runs(self, count: int) -> int:
         """Of a search whose first verdict holds."""
@@ -260,5 +260,5 @@ def keeping(quantised: Quantised, kept: Sequence[Layer]) -> Quantised:
     stay |= {
         layer.key: f"kept in FP16 to meet the budget: alone it leaves an SQNR of {layer.sqnr_db:g} dB" for layer in kept
     }
-    plan = plan_placement(quantised.graph, tensorrt_graph=quantised.tensorrt_graph, keep_float=stay)
+    plan = plan_placement(quantised.graph, tensorrt_graph=quantised.tensorrt_graph, heads=True, keep_float=stay)
     return dataclasses.replace(quantised, plan=plan)

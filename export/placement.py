@@ -2,7 +2,8 @@
 
 TensorRT's rules are NVIDIA's recommendations for explicit quantisation: all inputs of weighted operators, not their
 outputs, the identity branch of a residual Add; commuting operators (pooling, joins, reshapes) take the grid of the
-convolution behind them, because TensorRT moves Q and DQ through them itself. Head outputs and the decode stay float.
+convolution behind them, because TensorRT moves Q and DQ through them itself. The decode stays float, and so do head
+outputs, unless somebody is to measure what they cost.
 The shape limits are those that nvidia-modelopt states for INT8 convolution kernels. ONNX Runtime's rules are in
 `placement_cpu`.
 """
@@ -74,6 +75,7 @@ def plan_placement(
     *,
     tensorrt_graph: Graph | None = None,
     residuals: bool = True,
+    heads: bool = False,
     keep_float: Mapping[str, str] = _NOTHING,
 ) -> Plan:
     """Decide for every node of a float graph in normal form, its constants folded.
@@ -84,6 +86,7 @@ def plan_placement(
             layers (repair.input_scaling); None: it has none.
         residuals: quantise the identity branch of residual Adds for TensorRT, so that the Add fuses into the
             convolution before it with an INT8 result.
+        heads: quantise the layers whose result is decoded, too, for TensorRT.
         keep_float: nodes that TensorRT's graph must not quantise, by `structure.key`, with the reason to state.
 
     Raises:
@@ -91,7 +94,7 @@ def plan_placement(
     """
     graph = _inferred(graph)
     tensorrt_graph = graph if tensorrt_graph is None else _inferred(tensorrt_graph)
-    tensorrt, inputs = _plan_tensorrt(tensorrt_graph, residuals, keep_float)
+    tensorrt, inputs = _plan_tensorrt(tensorrt_graph, residuals, heads, keep_float)
     decode = decode_nodes(graph)
     sites, reasons = plan_cpu(graph, decode, head_nodes(graph, decode), gate_nodes(graph))
     cpu = {
@@ -108,11 +111,11 @@ def _inferred(graph: Graph) -> Graph:
 
 
 def _plan_tensorrt(
-    graph: Graph, residuals: bool, keep_float: Mapping[str, str]
+    graph: Graph, residuals: bool, quantise_heads: bool, keep_float: Mapping[str, str]
 ) -> tuple[dict[str, Decision], dict[str, tuple[int, ...]]]:
     """Decisions and quantised inputs."""
     decode = decode_nodes(graph)
-    heads = head_nodes(graph, decode)
+    heads = set() if quantise_heads else head_nodes(graph, decode)
     gates = gate_nodes(graph)
     first = _first_layers(graph)
     decisions: dict[str, Decision] = {}

@@ -79,10 +79,11 @@ def quantise(prepared: PreparedModel, images: CalibrationImages | None, config: 
         CalibrationError: no picture can be read, or a value is not finite.
     """
     report, preprocess = prepared.report, prepared.preprocess
+    heads = config.max_drop is not None  # the search for the budget will tell whether they may be
     with report.step("repair") as facts:
-        graph, tensorrt_graph = _rescale(prepared, images, config, facts)
+        graph, tensorrt_graph = _rescale(prepared, images, config, heads, facts)
     with report.step("place") as facts:
-        plan = plan_placement(graph, tensorrt_graph=tensorrt_graph)
+        plan = plan_placement(graph, tensorrt_graph=tensorrt_graph, heads=heads)
         facts.update(tensors_observed=len(plan.observed))
     with report.step("calibrate") as facts:
         ranges, origin = load_or_collect(
@@ -110,7 +111,7 @@ def quantise(prepared: PreparedModel, images: CalibrationImages | None, config: 
                 facts.update(layers=len(corrections), gain_db=explained_db(probes))
             if "float-sums" in config.repairs:
                 sums = float_sums(tensorrt_graph, plan, probes)
-                plan = plan_placement(graph, tensorrt_graph=tensorrt_graph, keep_float=sums)
+                plan = plan_placement(graph, tensorrt_graph=tensorrt_graph, heads=heads, keep_float=sums)
                 facts.update(float_sums=sums)
         shared = share_grids(tensorrt_graph, plan, ranges, method) if "share-grids" in config.repairs else {}
         facts.update(shared_grids=shared)
@@ -118,7 +119,7 @@ def quantise(prepared: PreparedModel, images: CalibrationImages | None, config: 
 
 
 def _rescale(
-    prepared: PreparedModel, images: CalibrationImages | None, config: ExportConfig, facts: dict[str, Any]
+    prepared: PreparedModel, images: CalibrationImages | None, config: ExportConfig, heads: bool, facts: dict[str, Any]
 ) -> tuple[Graph, Graph]:
     """The passes that need the size of every channel: the graph for the CPU and the one for TensorRT."""
     graph = prepared.graph
@@ -127,7 +128,7 @@ def _rescale(
         facts.update(left_out="the ranges come from a calibration cache, which is of the network as it was")
         return graph, graph
     chosen = [name for name in REPAIRS if name in config.repairs]
-    sites = find_sites(graph, plan_placement(graph).tensorrt_inputs)
+    sites = find_sites(graph, plan_placement(graph, heads=heads).tensorrt_inputs)
     pictures_only = all(site.tensor == prepared.preprocess.input_name for site in sites)  # its channels need no scaling
     if pictures_only or not set(RESCALING) & set(chosen):
         return graph, graph

@@ -48,9 +48,10 @@ class Loss:
 
     Attributes:
         reference, value: the metric of the float graph and of this one, 0..1.
-        drop_points: their difference in hundredths; `standard_error` of it, None for one run.
+        drop_points: their difference in hundredths.
         score_shift: see Goal; None for tasks without scores.
         recall: this graph's recall as a share of the float one's; None without labels or objects found.
+        standard_error, shift_error, recall_error: of these three; None for one run.
         seeds: of the runs.
     """
 
@@ -59,34 +60,54 @@ class Loss:
     drop_points: float
     standard_error: float | None
     score_shift: float | None
+    shift_error: float | None
     recall: float | None
+    recall_error: float | None
     seeds: tuple[int, ...]
 
-    def miss(self, goal: Goal, slack_points: float = 0.0) -> str:
-        """Why this is too much, in words; empty where it is not."""
+    def miss(self, goal: Goal, errors: float = 0.0) -> str:
+        """Why this is too much, in words; empty where it is not.
+
+        Args:
+            errors: by how many of its standard errors each figure may lie beyond its bound.
+        """
         found = []
-        if self.drop_points > goal.max_drop + slack_points:
+        if self.drop_points > goal.max_drop + errors * (self.standard_error or 0.0):
             found.append(f"{self.drop_points:.2f} points lost, at most {goal.max_drop:g} allowed")
-        if self.score_shift is not None and abs(self.score_shift) > goal.max_score_shift:
-            found.append(f"scores shifted by {self.score_shift:+.3f}, at most {goal.max_score_shift:g} allowed")
-        if self.recall is not None and self.recall < goal.min_recall:
-            found.append(f"{self.recall:.1%} of float's recall left, at least {goal.min_recall:.0%} wanted")
+        shift, recall = self.score_shift, self.recall
+        if shift is not None and abs(shift) > goal.max_score_shift + errors * (self.shift_error or 0.0):
+            found.append(f"scores shifted by {shift:+.3f}, at most {goal.max_score_shift:g} allowed")
+        if recall is not None and recall < goal.min_recall - errors * (self.recall_error or 0.0):
+            found.append(f"{recall:.1%} of float's recall left, at least {goal.min_recall:.0%} wanted")
         return "; ".join(found)
 
 
 def loss_of(runs: Sequence[Figures], seeds: Sequence[int]) -> Loss:
     """The mean of what `Yardstick.run` returned."""
 
-    def mean(name: str) -> float | None:
-        values = [run[name] for run in runs]
-        return None if None in values else float(np.mean([value for value in values if value is not None]))
+    def mean(name: str) -> float:
+        return float(np.mean([run[name] or 0.0 for run in runs]))
 
-    reference, value = mean("reference") or 0.0, mean("value") or 0.0
+    reference, value = mean("reference"), mean("value")
     drops = [100 * ((run["reference"] or 0.0) - (run["value"] or 0.0)) for run in runs]
-    error = float(np.std(drops, ddof=1) / np.sqrt(len(drops))) if len(drops) > 1 else None
-    recall, before = mean("recall"), mean("float_recall")
-    share = recall / before if recall is not None and before else None
-    return Loss(reference, value, float(np.mean(drops)), error, mean("score_shift"), share, tuple(seeds))
+    shifts = [shift for run in runs if (shift := run["score_shift"]) is not None]
+    shares = [run["recall"] / before for run in runs if run["recall"] is not None and (before := run["float_recall"])]
+    return Loss(
+        reference,
+        value,
+        float(np.mean(drops)),
+        _error(drops),
+        float(np.mean(shifts)) if shifts else None,
+        _error(shifts),
+        float(np.mean(shares)) if shares else None,
+        _error(shares),
+        tuple(seeds),
+    )
+
+
+def _error(values: Sequence[float]) -> float | None:
+    """Standard error of their mean."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 class Yardstick:
@@ -194,8 +215,14 @@ def facts_of(loss: Loss) -> dict[str, Any]:
     """For reports."""
     return {
         "drop_points": round(loss.drop_points, 3),
-        "standard_error": None if loss.standard_error is None else round(loss.standard_error, 3),
+        "standard_error": _rounded(loss.standard_error, 3),
         "score_shift": loss.score_shift,
+        "score_shift_error": _rounded(loss.shift_error, 5),
         "recall_share": loss.recall,
+        "recall_share_error": _rounded(loss.recall_error, 5),
         "seeds": list(loss.seeds),
     }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -137,6 +137,13 @@ def test_the_last_layer_before_each_output_stays_float() -> None:
     assert not plan.cpu_sites["stem"].is_head
 
 
+def test_heads_are_int8_where_somebody_is_to_measure_what_they_cost() -> None:
+    graph = two_heads().graph("boxes", "scores")
+    plan = plan_placement(graph, heads=True)
+    assert quantised(plan) == {"stem", "boxes_head", "scores_head"}
+    assert plan.cpu == plan_placement(graph).cpu
+
+
 def test_the_decode_and_all_behind_it_stay_float32() -> None:
     net = two_heads()
     scores = net.op("Sigmoid", "scores", out="probability")
