@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from edgevision.ending import Ending
 from edgevision.errors import SourceError, UsageError
 from edgevision.frame import Frame
 from edgevision.queues import Intake, Reorder, Ticket
@@ -28,11 +29,10 @@ from edgevision.run_report import EarlierSources, RunReport, SourceReport, Stati
 from edgevision.sinks.base import Sink
 from edgevision.sinks.queued import QueuedSink
 from edgevision.sources.base import Source
-from edgevision.workers import Workers, check_ended, one_opencv_thread, wait
+from edgevision.workers import one_opencv_thread
 
 OnResult = Callable[[Frame, Result, Mapping[str, float]], None]
 _log = logging.getLogger(__name__)
-_STOP_LIMIT_S, _GIVEN_UP_LIMIT_S = 10.0, 1.0
 _BACKLOG = 32
 _KEPT = 64  # ended sources with a report of their own; what was before is one entry
 
@@ -120,12 +120,12 @@ class Pipeline:
             stay_open=stay_open,
         )
         self._reorder: Reorder[_Done] = Reorder(window=2 * self._lane_count)
-        self._workers = Workers(stop=self._give_up)
+        self._ending = Ending(self._intake, self._reorder, self._sinks)
+        self._workers = self._ending.workers
         self._source_errors: dict[int, SourceError] = {}
         self._statistics, self._earlier = Statistics(), EarlierSources()
         for index in self._sources:
             self._statistics.add_source(index)
-        self._capturing: dict[int, threading.Thread] = {}
         self._changing = threading.Lock()
         self._running = self._ended = False
         facts = getattr(model, "facts", dict)
@@ -182,7 +182,8 @@ class Pipeline:
             for sink in self._sinks:
                 sink.put(frame, done.result, timing_ms, live=live)
             if self._on_result is not None:
-                self._on_result(frame, done.result, timing_ms)
+                with self._ending.callback.of("busy"):
+                    self._on_result(frame, done.result, timing_ms)
             self._statistics.delivered(done.ticket.source, frame, timing_ms, start_ns)
 
     # ---- sources that come and go ------------------------------------------------------------------------------
@@ -224,16 +225,16 @@ class Pipeline:
 
     def _start_capture(self, index: int) -> None:
         name = f"capture {self._sources[index].status.source_id}"
-        self._capturing[index] = self._workers.start(name, self._capture, index)
+        self._ending.capturing[index] = self._workers.start(name, self._capture, index)
 
     def _fold(self) -> None:
         """Keep only sums of all but the last sources that are over, results and all."""
         processed = self._statistics.processed
-        ended = [i for i, thread in self._capturing.items() if not thread.is_alive() and not self._intake.waits(i)]
+        ended = [i for i, worker in self._ending.capturing.items() if worker.ended and not self._intake.waits(i)]
         over = [i for i in ended if self._intake.handed_out[i] == processed[i]]
         for index in over[: -_KEPT or None]:
             source = self._sources.pop(index)
-            del self._capturing[index]
+            del self._ending.capturing[index]
             error = self._source_errors.pop(index, None)
             self._earlier.add(source.status, self._statistics.fold(index), self._intake.forget(index), error)
             self._workers.attempt(source.close)
@@ -243,77 +244,51 @@ class Pipeline:
     # ---- running and stopping ----------------------------------------------------------------------------------
 
     def run(self) -> RunReport:
-        """Run until all sources have ended or a limit is reached.
+        """Run until all sources have ended or a limit is reached; what is under way then is delivered and written.
+
+        Stopped by `stop`, an error or Ctrl-C it is over within two seconds: what is under way is finished as far as
+        that goes, files are finished too, and what hangs is left behind. A second Ctrl-C ends it at once.
 
         Raises:
             SourceError: a source broke; all frames before that, and all other sources, were processed.
+            SessionError: a sink, the callback or a lane hangs and was left behind; says which.
             Exception: whatever a sink, the model, the callback or a source's code raised; everything is stopped.
-            KeyboardInterrupt: Ctrl-C; frames under way were finished and all sinks closed properly.
+            KeyboardInterrupt: Ctrl-C.
         """
-        lanes: list[Lane] = []
-        inferring: list[threading.Thread] = []
-        output: list[threading.Thread] = []
-        writing: list[threading.Thread] = []
+        ending, lanes = self._ending, list[Lane]()
+        interrupt: KeyboardInterrupt | None = None
         try:
             lanes.extend(self._model.open_lane(threads=1) for _ in range(self._lane_count))
             self._reorder.window = 2 * sum(map(_most, lanes))
             self._statistics.start()
-            writing.extend(self._workers.start(f"sink {sink.name}", sink.serve) for sink in self._sinks)
-            output.append(self._workers.start("output", self._output))
-            inferring.extend(self._workers.start(f"lane {i}", self._infer, lane) for i, lane in enumerate(lanes))
+            ending.writing.extend(self._workers.start(f"sink {sink.name}", sink.serve) for sink in self._sinks)
+            ending.delivering.append(self._workers.start("output", self._output))
+            ending.inferring.extend(self._workers.start(f"lane {i}", self._infer, lane) for i, lane in enumerate(lanes))
             with self._changing:
                 self._running = True
                 for index in self._sources:
                     self._start_capture(index)
             with one_opencv_thread():
-                wait(inferring, time.monotonic() + (self._duration_s or math.inf))
+                ending.run_for(self._duration_s or math.inf)
+        except KeyboardInterrupt as caught:
+            interrupt = caught
         finally:
-            self._shut_down(inferring, output, writing, lanes)
-        for error in [*self._workers.errors, self._earlier.error, *self._source_errors.values()]:
+            with self._changing:
+                self._ended = True
+            ending.shut_down(self._sources, lanes)
+        for error in [*self._workers.errors, interrupt, self._earlier.error, *self._source_errors.values()]:
             if error is not None:
                 raise error
         return self.report()
 
     def stop(self) -> None:
-        """End the run soon: frames under way are finished and written. From any thread."""
-        self._intake.close()
+        """End the run within two seconds: what is under way is finished as far as that goes. From any thread."""
+        self._ending.stop()
 
-    def _give_up(self) -> None:
-        self._intake.close()
-        self._reorder.abort()
-
-    def _shut_down(
-        self,
-        inferring: Sequence[threading.Thread],
-        output: Sequence[threading.Thread],
-        writing: Sequence[threading.Thread],
-        lanes: Sequence[Lane],
-    ) -> None:
-        """End all threads, in the order of the data, and close what they used."""
-        self._intake.close()
-        with self._changing:
-            self._ended = True
-        for source in self._sources.values():
-            self._workers.attempt(source.close)
-        capturing = self._capturing.values()
-        deadline = time.monotonic() + _STOP_LIMIT_S
-        wait([*capturing, *inferring], deadline)
-        self._reorder.finish()
-        wait(output, deadline)
-        for sink in self._sinks:
-            sink.finish()
-        wait(writing, deadline)
-        threads = [*capturing, *inferring, *output, *writing]
-        if any(thread.is_alive() for thread in threads):  # those that only wait for one that is stuck can still end
-            self._give_up()
-            for sink in self._sinks:
-                sink.abort()
-            wait(threads, time.monotonic() + _GIVEN_UP_LIMIT_S)
-        check_ended(threads, _STOP_LIMIT_S)
-        for lane in lanes:
-            self._workers.attempt(lane.close)
-        for sink in self._sinks[len(writing) :]:  # its thread, which would have closed it, was never started
-            self._workers.attempt(sink.serve)
+    @property
+    def left_behind(self) -> list[str]:
+        """Names of the threads that have not ended; after the run those that hang."""
+        return self._ending.left_behind()
 
     def snapshot(self) -> dict[str, Any]:
         """What the run has done so far, as plain data (`RunReport.to_json`), and `model`'s facts; from any thread."""

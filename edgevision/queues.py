@@ -131,6 +131,11 @@ class Intake:
         with self._changed:
             return source in self._queues
 
+    def over(self) -> bool:
+        """Whether nothing more will be handed out."""
+        with self._changed:
+            return self._closed or not (self._stay_open or self._open or any(self._queues.values()))
+
     def forget(self, source: int) -> Counter[str]:
         """Keep nothing of a source whose frames have all been handed out; gives what was dropped of it."""
         with self._changed:

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from edgevision.errors import SessionError
 
-_WAKE_S = 1.0
+class Worker(threading.Thread):
+    """A thread whose end can be waited for in spite of Ctrl-C: up to Python 3.12 `join`, interrupted, takes a thread
+    that runs on for one that has ended (bpo-45274 made it so)."""
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        super().__init__(target=work, name=name, daemon=True)
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """What the thread does."""
+        try:
+            super().run()
+        finally:
+            self._over.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether its work is over."""
+        return self._over.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Until it has ended, or for so long."""
+        self._over.wait(seconds)
 
 
 class Workers:
@@ -25,11 +46,11 @@ class Workers:
         self._stop = stop
         self.errors: list[BaseException] = []
 
-    def start(self, name: str, work: Callable[..., None], *args: object) -> threading.Thread:
+    def start(self, name: str, work: Callable[..., None], *args: object) -> Worker:
         """Run `work` in a thread of its own. One that is stuck for good does not keep the program from ending."""
-        thread = threading.Thread(target=self.attempt, args=(work, *args), name=f"edgevision {name}", daemon=True)
-        thread.start()
-        return thread
+        worker = Worker(f"edgevision {name}", functools.partial(self.attempt, work, *args))
+        worker.start()
+        return worker
 
     def attempt(self, work: Callable[..., None], *args: object) -> None:
         """Run `work` here, treating its exception like a thread's."""
@@ -53,20 +74,3 @@ def one_opencv_thread() -> Iterator[None]:
     finally:
         if cv2:
             cv2.setNumThreads(before)
-
-
-def wait(threads: Iterable[threading.Thread], until: float) -> None:
-    """Wait for all `threads` to end, at most until that time of the monotonic clock; Ctrl-C interrupts it."""
-    for thread in threads:
-        while thread.is_alive() and (left_s := until - time.monotonic()) > 0:
-            thread.join(min(_WAKE_S, left_s))
-
-
-def check_ended(threads: Iterable[threading.Thread], limit_s: float) -> None:
-    """
-    Raises:
-        SessionError: a thread is still running.
-    """
-    stuck = [thread.name for thread in threads if thread.is_alive()]
-    if stuck:
-        raise SessionError(f"{', '.join(stuck)}: still busy {limit_s:g} s after the stop; left behind")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from contextlib import ExitStack
 
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     """Run until the sources end, a limit is reached or Ctrl-C; then report."""
     if len(set(args.sink)) < len(args.sink):
         raise UsageError(f"each --sink is an output of its own, got one twice: {' '.join(args.sink)}")
-    code, error = 0, None
+    code = 0
     with ExitStack() as opened:
         opened.enter_context(json_log(args.log))
         model, runs = _open_model(args, opened)
@@ -115,17 +116,24 @@ def run(args: argparse.Namespace) -> int:
                 on_result=lambda *_: progress.update(),
             )
             # Whatever ends the run, what was processed until then is written and reported.
+            error: EdgeVisionError | None = None
             try:
                 pipeline.run()
             except KeyboardInterrupt:
                 code = 130
             except EdgeVisionError as caught:
                 code, error = 2, caught
-        facts = model.facts()
-    report = pipeline.report()
-    finish(args, {**report.to_json(), "model": facts}, f"{report.text()}\n{backend_text(facts)}")
-    if error is not None:
-        print(f"error: {error}", file=sys.stderr)
+            finally:
+                if pipeline.left_behind:  # what a thread that hangs still uses cannot be closed: that would hang too
+                    opened.pop_all()
+        facts, report = model.facts(), pipeline.report()
+        finish(args, {**report.to_json(), "model": facts}, f"{report.text()}\n{backend_text(facts)}")
+        if error is not None:
+            print(f"error: {error}", file=sys.stderr)
+        if pipeline.left_behind:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     return code
 
 

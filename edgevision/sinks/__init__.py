@@ -63,6 +63,7 @@ class _PerSource:
     def __init__(self, make: Callable[[str, Source | None], Sink], sources: Sequence[Source]) -> None:
         self._make = make
         self._outputs: dict[str, Sink] = {}
+        self._used: Sink | None = None  # the output whose call is under way
         with ExitStack() as opened:
             for source in sources:
                 self._outputs[source.status.source_id] = output = make(source.status.source_id, source)
@@ -74,14 +75,31 @@ class _PerSource:
         output = self._outputs.get(frame.source_id)
         if output is None:
             output = self._outputs[frame.source_id] = self._make(frame.source_id, None)
+        self._used = output
         output.write(frame, result, timing_ms)
 
     def forget(self, source_id: str) -> None:
-        output = self._outputs.pop(source_id, None)
-        if output is not None:
-            output.close()
+        self._finish(source_id)
+
+    def abandon(self) -> None:
+        """One output hangs: finish the others."""
+        used = self._used
+        abandon: Callable[[], None] | None = getattr(used, "abandon", None)
+        if abandon is not None:
+            abandon()
+        self._close([name for name, output in list(self._outputs.items()) if output is not used])
 
     def close(self) -> None:
+        self._close(list(self._outputs))
+
+    def _close(self, names: Sequence[str]) -> None:
         with ExitStack() as closing:  # all of them, even when one fails
-            for output in self._outputs.values():
-                closing.callback(output.close)
+            for name in names:
+                closing.callback(self._finish, name)
+
+    def _finish(self, name: str) -> None:
+        """Once, whoever else closes."""
+        output = self._outputs.pop(name, None)
+        if output is not None:
+            self._used = output
+            output.close()

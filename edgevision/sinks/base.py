@@ -15,9 +15,10 @@ from edgevision.results import Result
 class Sink(Protocol):
     """An output. Used from one thread; `close` finalises what was written and may be called twice.
 
-    Three members are optional: `NEWEST = True` says that it shows the newest result and misses others rather than keep
+    Four members are optional: `NEWEST = True` says that it shows the newest result and misses others rather than keep
     anybody waiting; `attach(snapshot)` is called before the run with a function that gives the pipeline's figures at
-    any time (`Pipeline.snapshot`); `forget(source_id)` is called, like `write`, when a source ended long ago.
+    any time (`Pipeline.snapshot`); `forget(source_id)` is called, like `write`, when a source ended long ago;
+    `abandon()` is called from another thread when a call hangs at the end of a run, to make it return if it can.
 
     Attributes:
         name: what reports call it.

@@ -104,6 +104,10 @@ class GstreamerSink:
                 except BrokenPipeError:
                     return
 
+    def abandon(self) -> None:
+        """End the other process: whoever waits for it goes on."""
+        self._process.kill()
+
     def close(self) -> None:
         """Ends the window or the server."""
         process = self._process

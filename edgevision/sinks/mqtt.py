@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import socket
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -23,7 +25,7 @@ UNDERSTANDS = "messages to an MQTT broker: mqtt://user:password@host:1883/topic 
 ONE_SOURCE = False
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _CONNECT_LIMIT_S = 5.0
-_CLOSE_LIMIT_S = 1.0
+_CLOSE_LIMIT_S = 0.5
 _MOST_QUEUED = 32
 _LONGEST_PAUSE_S = 30
 _log = logging.getLogger(__name__)
@@ -113,9 +115,19 @@ class Mqtt:
             return
         self._client.publish(self._topic, json.dumps(frame_record(frame, result, timing_ms)))
 
+    def abandon(self) -> None:
+        """Break the connection: a broker that takes nothing keeps nobody."""
+        connection = self._client.socket()
+        if connection is not None:
+            with contextlib.suppress(OSError):  # it was gone already
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)  # of the TCP connection, below any TLS
+
     def close(self) -> None:
         """Say goodbye to the broker, but do not wait for it for long."""
         self._client.disconnect()
-        stopper = threading.Thread(target=self._client.loop_stop, name="mqtt stop")
+        stopper = threading.Thread(target=self._client.loop_stop, name="mqtt stop", daemon=True)
         stopper.start()
         stopper.join(_CLOSE_LIMIT_S)
+        if stopper.is_alive():
+            self.abandon()
+            stopper.join(_CLOSE_LIMIT_S)

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from edgevision.activity import Activity
 from edgevision.frame import Frame
 from edgevision.latency import Histogram
 from edgevision.results import Result
@@ -25,6 +26,9 @@ class QueuedSink:
     A recording's result waits for room: nothing is lost. A live source's never waits: where the queue is full it is
     counted as `backlog`. A sink that shows the newest (`NEWEST = True`) makes nobody wait and drops older ones, counted
     as `replaced`.
+
+    Attributes:
+        activity: the sink's call that is under way.
     """
 
     def __init__(self, sink: Sink, name: str) -> None:
@@ -33,7 +37,8 @@ class QueuedSink:
         self._sink_forgets: Callable[[str], None] | None = getattr(sink, "forget", None)
         self._queue: deque[tuple[str, _Written | None]] = deque()  # source, and its result; None: there are no more
         self._changed = threading.Condition()
-        self._finished = self._broken = False
+        self._finished = self._broken = self._writes = False
+        self.activity = Activity()
         self.written = 0
         self.dropped: Counter[str] = Counter()
         self.latency = Histogram()
@@ -78,20 +83,19 @@ class QueuedSink:
                 if result is not None:
                     self._write(*result)
                 elif self._sink_forgets is not None:
-                    self._sink_forgets(source_id)
+                    with self.activity.of("closing an output"):
+                        self._sink_forgets(source_id)
         finally:
             self.abort()
-            self._sink.close()
+            with self.activity.of("closing"):
+                self._sink.close()
 
     def _write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
         started = time.perf_counter()
-        try:
+        with self.activity.of("writing"):
             self._sink.write(frame, result, timing_ms)
-        except BaseException:
-            with self._changed:
-                self.dropped["stopped"] += 1
-            raise
-        self.written += 1
+        with self._changed:
+            self.written, self._writes = self.written + 1, False
         self.latency.record((time.perf_counter() - started) * 1e3)
 
     def _take(self) -> tuple[str, _Written | None] | None:
@@ -99,6 +103,7 @@ class QueuedSink:
             while not self._queue and not self._finished:
                 self._changed.wait(_WAKE_S)
             item = self._queue.popleft() if self._queue else None
+            self._writes = item is not None and item[1] is not None
             self._changed.notify_all()
             return item
 
@@ -116,8 +121,16 @@ class QueuedSink:
             self._queue.clear()
             self._changed.notify_all()
 
+    def abandon(self) -> None:
+        """Let the sink end a call that hangs, where it can; from another thread than the one that writes."""
+        abandon: Callable[[], None] | None = getattr(self._sink, "abandon", None)
+        if abandon is not None:
+            abandon()
+
     def report(self) -> dict[str, Any]:
         """What became of the results, as plain data."""
         with self._changed:
-            dropped = {cause: count for cause, count in self.dropped.items() if count}
-        return {"sink": self.name, "written": self.written, "dropped": dropped, "latency_ms": self.latency.summary()}
+            dropped = self.dropped.copy()
+            dropped["stopped"] += self._writes and self._broken  # the one whose writing failed, or does not end
+            lost = {cause: count for cause, count in dropped.items() if count}
+        return {"sink": self.name, "written": self.written, "dropped": lost, "latency_ms": self.latency.summary()}

@@ -43,6 +43,7 @@ _JPEG_QUALITY = 80
 _MAX_CLIENTS = 32
 _CLIENT_TIMEOUT_S = 10.0
 _WAKE_S = 0.5
+_CLOSE_POLL_S = 0.1
 _COOKIE = "edgevision"
 _log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class LivePage:
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{port}/" + (f"?token={quote(self._token)}" if self._token else "")
         self._hosts = {f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]", shown)} if loopback else None
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(_WAKE_S,), name="live page")
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_CLOSE_POLL_S,), name="live page")
         self._thread.start()
         _log.warning("live page: %s", without_secrets(self.url) if token else self.url)
 

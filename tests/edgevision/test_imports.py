@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first. A module belongs to the entry with its longest matching prefix; what is not named is assembly.
 LAYERS = ("types", "computation", "device and I/O", "assembly", "command line")
 NAMED = {
+    "activity": "types",
     "errors": "types",
     "results": "types",
     "frame": "types",

@@ -175,9 +175,9 @@ def test_many_may_look_at_once_while_sources_come_and_go() -> None:
 def test_a_part_that_is_stuck_for_good_is_named_and_does_not_keep_the_program_from_ending() -> None:
     script = """
 import sys, threading; sys.path[:] = {path!r}
-import edgevision.pipeline as pipeline
+import edgevision.ending as ending; import edgevision.pipeline as pipeline
 from tests.camera_kit import CountingModel, ListSource
-pipeline._STOP_LIMIT_S = 1.0
+ending._PATIENCE_S = 0.5
 stuck = lambda *_: threading.Event().wait()
 try:
     pipeline.Pipeline(CountingModel(), [ListSource(50)], on_result=stuck, duration_s=0.2).run()
@@ -188,7 +188,7 @@ except Exception as error:
         [sys.executable, "-c", script.format(path=sys.path)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
-    assert done.stdout.startswith("SessionError edgevision output: still busy 1 s after the stop")
+    assert done.stdout.startswith("SessionError left behind, 2 s after the end: the callback, busy for ")
     assert done.stderr == ""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SYSTEM_PYTHON = Path("/usr/bin/python3")
-PACKAGES = Path(__file__).parents[3] / ".ci" / "packages.txt"
+PACKAGES = Path(__file__).parents[2] / ".ci" / "packages.txt"
 
 
 @pytest.fixture(scope="session")
