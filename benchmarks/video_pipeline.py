@@ -43,12 +43,12 @@ _DISTINCT = 60  # pictures; bare inference goes round them
 _AT_MOST = 1.10
 
 
-def write_clip(path: Path, frames: int) -> None:
-    """H.264 as a drone's recorder would write it: 720p, 30 frames/s, B-frames, a key frame a second."""
-    scene = AerialScene(1, _SIZE_WH, _FPS)
+def write_clip(path: Path, frames: int, size_wh: tuple[int, int] = _SIZE_WH) -> None:
+    """H.264 as a drone's recorder would write it: 30 frames/s, B-frames, a key frame a second."""
+    scene = AerialScene(1, size_wh, _FPS)
     with av.open(str(path), "w") as output:
         stream = output.add_stream("libx264", rate=_FPS)
-        stream.width, stream.height = _SIZE_WH
+        stream.width, stream.height = size_wh
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = _FPS
         stream.options = {"preset": "veryfast", "crf": "23"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.server
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -228,6 +230,38 @@ def test_a_recording_that_is_over_keeps_no_decoder(clip: Path, monkeypatch: pyte
     next(iter(left))
     left.close()
     assert len(list(tasks.iterdir())) == before
+
+
+_READ_MANY = """
+import pathlib, sys, threading
+from edgevision.sources import open_source
+
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def read():
+    held = []
+    for frame in open_source(sys.argv[1]):
+        held = [*held[-3:], frame]
+
+read()
+before = resident()
+for _ in range(3):
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+print(resident() - before)
+"""
+
+
+def test_recordings_that_are_over_give_their_memory_back(tmp_path: Path) -> None:
+    """To the system: what the C library keeps for a thread that has ended is of no use to the next one."""
+    path = write_video(tmp_path / "large.mp4", 20, (1280, 720))
+    program = [sys.executable, "-c", _READ_MANY, str(path)]
+    grown = int(subprocess.run(program, stdout=subprocess.PIPE, timeout=60, check=True).stdout)
+    assert grown < 12 << 20  # less than a single one takes, and 18 were read
 
 
 @pytest.fixture
