@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ class Ticket:
 
 
 class Intake:
-    """Frames of several sources, handed out in turn.
+    """Frames of several sources, handed out in turn: of those that have one, the source that had its turn longest ago.
 
     A recording's queue is a few frames long, and makes its source wait. A live source's queue holds the newest frame
     only; the one it replaces is counted, and so is one that has grown older than `max_age_ms` when a lane wants it.
@@ -59,11 +58,12 @@ class Intake:
         self._depth, self._limit, self._backlog, self._stay_open = depth, limit, backlog, stay_open
         self._max_age_ns = None if max_age_ms is None else max_age_ms * 1e6
         self._live: dict[int, bool] = {}
-        self._queues: dict[int, deque[Frame]] = {}  # of sources that are open, or have frames left
+        # Of sources that are open, or have frames left; whoever has waited longest since its last turn comes first.
+        self._queues: dict[int, deque[Frame]] = {}
         self._open: set[int] = set()
         self._changed = threading.Condition()
         self._window = BatchWindow()
-        self._turn = self._number = self._added = 0
+        self._number = self._added = 0
         self._closed = False
         self.handed_out: dict[int, int] = {}
         self.dropped: dict[int, Counter[str]] = {}
@@ -171,9 +171,7 @@ class Intake:
     def _next(self) -> Ticket | None:
         if self._closed:
             return None
-        numbers = sorted(self._queues)
-        first = bisect_left(numbers, self._turn)
-        for source in (*numbers[first:], *numbers[:first]):
+        for source in list(self._queues):
             frame = self._pop(source)
             if frame is not None:
                 return self._hand_out(source, frame)
@@ -194,7 +192,8 @@ class Intake:
     def _hand_out(self, source: int, frame: Frame) -> Ticket:
         ticket = Ticket(self._number, source, frame)
         self._number += 1
-        self._turn = source + 1
+        if source in self._queues:
+            self._queues[source] = self._queues.pop(source)  # to the end
         self.handed_out[source] += 1
         if self._number == self._limit:
             self._close()

@@ -80,6 +80,25 @@ def test_sources_take_turns() -> None:
     assert [ticket.source for _ in range(10) if (ticket := take(intake))] == [0, 1, 2, 0, 1, 2, 1, 2, 1, 2]
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(3, 7), min_size=10, max_size=20))
+def test_a_camera_is_not_passed_over_because_it_had_nothing_when_its_turn_was(gaps: list[int]) -> None:
+    """Two frames every ten hand-outs are its share among five, however far they are apart."""
+    intake = Intake([False] * 4 + [True], depth=1000)
+    for source in range(4):
+        for i in range(10 * len(gaps)):
+            intake.put(source, frame(i))
+    for _ in range(4):
+        take(intake)
+    for gap in gaps:
+        for wait in (gap, 10 - gap):
+            intake.put(4, frame(0))
+            for _ in range(wait):
+                take(intake)
+    assert intake.dropped[4] == {}
+    assert intake.handed_out[4] == 2 * len(gaps)
+
+
 def test_a_limit_is_exact_and_the_rest_is_counted() -> None:
     intake = Intake([False], depth=9, limit=3)
     for i in range(5):
