@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgevision.errors import CalibrationError
 
 FP16_MAX = 65504.0
+_FINER = 0.9
 # Sixteen of FP16's smallest steps: below it a rounded scale would be off by more than a sixteenth.
 _LEAST_HALF_SCALE = 2.0**-20
 _LEAST_SCALE = 2.0**-100
@@ -67,10 +68,32 @@ def half_scales(limits: NDArray[Any]) -> Floats:
     return np.where(rounded < exact, np.nextafter(rounded, np.float16(np.inf)), rounded).astype(np.float32)
 
 
+def symmetric_grid(found: Range, method: str, *, centred: bool) -> tuple[np.float32, float]:
+    """What to take off a tensor's values, as an FP16 value, and the largest magnitude on the grid then.
+
+    Args:
+        centred: the grid may lie around the middle of the range, and does where that makes its steps a tenth finer:
+            behind ReLU or SiLU half the codes of one around zero stand for values that never come.
+    """
+    limit = found.symmetric_limit(method)
+    if centred:
+        low, high = found.affine_range(method)
+        offset = np.float32(np.float16((low + high) / 2))
+        half = max(high - float(offset), float(offset) - low)
+        if half < _FINER * limit:
+            return offset, half
+    return np.float32(0), limit
+
+
 def channel_limits(values: NDArray[Any], axis: int | None) -> Floats:
     """Largest magnitude per channel along `axis`, (channels,); over all for None, ()."""
     others = None if axis is None else tuple(i for i in range(values.ndim) if i != axis)
     return np.asarray(np.abs(values).max(axis=others), np.float32)
+
+
+def channel_sums(values: NDArray[Any]) -> Floats:
+    """What a constant 1 on all inputs of a convolution without padding adds to each output; `values`: its weights."""
+    return np.asarray(values.sum(axis=tuple(range(1, values.ndim))), np.float32)
 
 
 def weight_scales(values: NDArray[Any], axis: int | None, *, clip: bool = False) -> Floats:

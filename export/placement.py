@@ -58,6 +58,7 @@ class Plan:
     Attributes:
         tensorrt: node -> decision for TensorRT's graph.
         tensorrt_inputs: node -> indices of its activation inputs that get Q/DQ there.
+        centred: tensors whose grid there may lie around another value than zero.
         cpu: node -> decision for ONNX Runtime's graph.
         cpu_sites: node -> what of it is quantised there, in graph order.
         observed: tensors whose ranges either emitter needs.
@@ -65,6 +66,7 @@ class Plan:
 
     tensorrt: dict[str, Decision]
     tensorrt_inputs: dict[str, tuple[int, ...]]
+    centred: frozenset[str]
     cpu: dict[str, Decision]
     cpu_sites: dict[str, CpuSite]
     observed: tuple[str, ...]
@@ -101,7 +103,8 @@ def plan_placement(
         key(node): Decision(node.name or key(node), node.op_type, key(node) in sites, reasons[key(node)])
         for node in graph.nodes
     }
-    return Plan(tensorrt, inputs, cpu, sites, _observed(graph, tensorrt_graph, inputs, sites))
+    observed = _observed(graph, tensorrt_graph, inputs, sites)
+    return Plan(tensorrt, inputs, _centred(tensorrt_graph), cpu, sites, observed)
 
 
 def _inferred(graph: Graph) -> Graph:
@@ -206,6 +209,18 @@ def _unweighted(
     if node.op_type in COMMUTING or (node.op_type == "Resize" and attribute(node, "mode", b"nearest") == b"nearest"):
         return (), "moves values without computing: takes the grid of the layer behind it"
     return (), "no weights: float16"
+
+
+def _centred(graph: Graph) -> frozenset[str]:
+    """Tensors that a factor per channel has been put in front of, where every reader is a convolution without padding:
+    a constant taken off there costs no pass of its own, and is the same for all outputs, so that biases undo it."""
+    scaled = [node.output[0] for node in graph.nodes if node.name.startswith(SCALE_PREFIX)]
+    return frozenset(name for name in scaled if all(_pads_nothing(node) for node in graph.consumers[name]))
+
+
+def _pads_nothing(node: onnx.NodeProto) -> bool:
+    automatic = attribute(node, "auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
+    return node.op_type == "Conv" and not automatic and not any(attribute(node, "pads", ()))
 
 
 def _first_layers(graph: Graph) -> set[str]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from edgevision.export.graph import Graph
-from edgevision.export.grids import Floats
+from edgevision.export.graph import Graph, attribute
+from edgevision.export.grids import Floats, Range, half_scales, symmetric_grid
+from edgevision.export.structure import key
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class Grid:
 
     scale: str
     zero_point: str
+
+
+class Activation(NamedTuple):
+    """A tensor on an INT8 grid: its name, and what was taken off all its values before."""
+
+    tensor: str
+    offset: np.float32
 
 
 class QdqWriter:
@@ -55,6 +63,22 @@ class QdqWriter:
         )
         self.nodes.append(node)
         return name
+
+    def activation(self, tensor: str, found: Range, method: str, *, centred: bool) -> Activation:
+        """Append Q and DQ of a tensor with range `found`, by TensorRT's rules: zero point 0.
+
+        Args:
+            centred: the grid may lie around the middle of the range; the values are then shifted.
+        """
+        offset, limit = symmetric_grid(found, method, centred=centred)
+        shifted = tensor
+        if offset:
+            shifted = self.fresh(f"{tensor}/centred")
+            constant = self.graph.add_constant(f"{tensor}/centre", offset)
+            self.nodes.append(helper.make_node("Sub", [tensor, constant], [shifted], name=f"{tensor}/centre"))
+        grid = self.grid(tensor, half_scales(np.float64(limit)), np.int8(0))
+        quantised = self.quantize(shifted, grid, tensor)
+        return Activation(self.dequantize(quantised, grid, self.fresh(f"{tensor}/dequantized")), offset)
 
     def dequantize(self, tensor: str, grid: Grid, output: str, axis: int | None = None) -> str:
         """Append DQ writing `output` and return it. `axis`: of a per-channel scale."""
@@ -91,6 +115,13 @@ class QdqWriter:
         self.graph.replace_nodes(self.nodes)
         self.graph.infer_shapes()
         return self.graph
+
+
+def shifted_bias(graph: Graph, node: onnx.NodeProto, shift: Floats) -> str:
+    """Store the bias of a layer plus `shift`, (channels,), which is of its output; a Gemm's counts `beta` times."""
+    bias = graph.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.float32(0)
+    share = np.float32(attribute(node, "beta", 1.0) if node.op_type == "Gemm" else 1.0)
+    return graph.add_constant(f"{key(node)}/shifted_bias", np.asarray(bias + shift / share, np.float32))
 
 
 def name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:

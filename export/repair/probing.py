@@ -13,9 +13,9 @@ from onnx import helper
 
 from edgevision.backends.onnxruntime import open_session
 from edgevision.export.graph import Graph
-from edgevision.export.grids import Ranges, half_scales, range_of, to_float, to_int8, weight_scales
+from edgevision.export.grids import Ranges, channel_sums, range_of, to_float, to_int8, weight_scales
 from edgevision.export.placement import Plan
-from edgevision.export.qdq import QdqWriter
+from edgevision.export.qdq import Activation, QdqWriter, shifted_bias
 from edgevision.export.repair.channel_classes import channel_axis
 from edgevision.export.structure import Weight, key, weight_of
 
@@ -52,22 +52,20 @@ def probe_layers(
     """
     writer = QdqWriter(graph.copy())
     source = writer.graph
-    dequantised: dict[str, str] = {}
+    activations: dict[str, Activation] = {}
     layers = []
     del source.proto.output[:]
     for node in list(source.nodes):
         writer.nodes.append(node)
         for index in plan.tensorrt_inputs.get(key(node), ()):
             tensor = node.input[index]
-            if tensor not in dequantised:
-                limit = range_of(ranges, tensor).symmetric_limit(method)
-                grid = writer.grid(tensor, half_scales(np.float64(limit)), np.int8(0))
-                quantised = writer.quantize(tensor, grid, tensor)
-                dequantised[tensor] = writer.dequantize(quantised, grid, writer.fresh(f"{tensor}/dequantized"))
-            pair = (tensor, dequantised[tensor])
+            if tensor not in activations:
+                found = range_of(ranges, tensor)
+                activations[tensor] = writer.activation(tensor, found, method, centred=tensor in plan.centred)
+            pair = (tensor, activations[tensor].tensor)
             weight = weight_of(source, node)
             if weight is not None:
-                pair = (node.output[0], _twin(writer, node, weight, dequantised[tensor], clip))
+                pair = (node.output[0], _twin(writer, node, weight, activations[tensor], clip))
             layers.append((key(node), *_measure(writer, *pair, channel_axis(node))))
     if not layers:
         return {}
@@ -83,13 +81,15 @@ def probe_layers(
     }
 
 
-def _twin(writer: QdqWriter, node: onnx.NodeProto, weight: Weight, tensor: str, clip: bool) -> str:
-    """Append the layer again, on `tensor` and on rounded weights; its output."""
+def _twin(writer: QdqWriter, node: onnx.NodeProto, weight: Weight, activation: Activation, clip: bool) -> str:
+    """Append the layer again, on `activation` and on rounded weights; its output."""
     values, axis = writer.graph.constants[weight.name], weight.channel_axis
     scales = weight_scales(values, axis, clip=clip)
     twin = onnx.NodeProto.FromString(node.SerializeToString())
     rounded = to_float(to_int8(values, scales, axis), scales, axis)
-    twin.input[:2] = [tensor, writer.graph.add_constant(f"{weight.name}/rounded", rounded)]
+    twin.input[:2] = [activation.tensor, writer.graph.add_constant(f"{weight.name}/rounded", rounded)]
+    if activation.offset:
+        twin.input[2:] = [shifted_bias(writer.graph, node, activation.offset * channel_sums(rounded))]
     twin.output[0] = writer.fresh(f"{node.output[0]}/twin")
     writer.nodes.append(twin)
     return str(twin.output[0])
