@@ -5,7 +5,7 @@ values are taken as spread evenly, but those of bin 0 as exactly zero (after a R
 
 Sources: entropy: S. Migacz, "8-bit inference with TensorRT", GTC 2017; the zero bin is replaced by its neighbour as
 NVIDIA's later calibrators do, because the zeros of a ReLU cost nothing on any grid. Mean square error: the integral of
-the rounding and the clipping error, in closed form.
+the rounding and the clipping error, in closed form, with what is clipped counted CLIPPED times.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ Counts = NDArray[np.int64]
 
 METHODS: Final = ("mse", "percentile", "entropy", "minmax")
 PERCENTILE: Final = 0.9999
+CLIPPED: Final = 4
+"""How much more the square error beyond the end of a grid counts than that of rounding.
+
+Roundings are independent of each other and average out in the sums of the layer behind. Clipped values lie next to
+each other, all err towards zero, and are the ones that objects are made of: their errors add up where it matters. Of
+1, 4 and 16 this lost least after the decode, on six detectors and pictures that had not been calibrated on.
+"""
 _SMALLEST: Final = 2.0**-100
 _COARSE: Final[Floats] = 2.0 ** (-np.arange(49) / 4)
 """Shares of the full range tried first: down to 2**-12, the width of one bin."""
@@ -141,11 +148,11 @@ def _xlogx(values: Floats) -> Floats:
 
 
 class SideError:
-    """Total square error of quantising one side's values on a grid, as a function of the grid.
+    """Total square error of quantising one side's values on a grid, clipping weighted, as a function of the grid.
 
     With n = min(round(x / step), steps) the nearest point of the grid, the integral of (x - n * step)**2 from 0 to x
-    is n * step**3 / 12 + (x - n * step)**3 / 3: rounding below the last point, clipping beyond it. A bin's mean
-    error is a difference of two such integrals over its width.
+    is n * step**3 / 12 + (x - n * step)**3 / 3: rounding below the last point, clipping beyond it, which counts CLIPPED
+    times. A bin's mean error is a difference of two such integrals over its width.
 
     Args:
         counts: (bins,), by magnitude.
@@ -166,12 +173,13 @@ class SideError:
     def __call__(self, steps_size: Floats | float, steps: Floats | int) -> Floats:
         """Error for each step size (any shape) with that many `steps` from zero (broadcast)."""
         size = np.asarray(steps_size, np.float64)[..., None]
+        last = np.asarray(steps)[..., None]
         nearest = np.floor(self._edges / size + 0.5)
-        np.minimum(nearest, np.asarray(steps)[..., None], out=nearest)
+        np.minimum(nearest, last, out=nearest)
         rest = self._edges - nearest * size
         integral = rest * rest
         integral *= rest
-        integral /= 3
+        integral *= np.where(self._edges > last * size, CLIPPED / 3, 1 / 3)
         nearest *= size**3 / 12
         integral += nearest
         error: Floats = integral @ self._weights

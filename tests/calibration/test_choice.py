@@ -104,14 +104,14 @@ def test_no_choice_is_worse_than_the_usual_method(
 
 
 def test_a_reader_that_needs_the_rare_large_values_gets_them(tmp_path: Path) -> None:
-    """One pixel of each picture is bright, in one of 64 channels: worth clipping for the tensor's own error, but the
+    """One pixel of each picture is bright, in one of 256 channels: worth clipping for the tensor's own error, but the
     convolution behind reads nothing but that channel."""
     rng = np.random.default_rng(4)
     for i in range(16):
         picture = rng.integers(80, 120, (24, 32, 3)).astype(np.uint8)
         picture[i, 2 * i] = 250
         cv2.imwrite(str(tmp_path / f"{i}.png"), picture)
-    spread, narrow = np.full((64, 3, 1, 1), 0.1, np.float32), np.zeros((16, 64, 1, 1), np.float32)
+    spread, narrow = np.full((256, 3, 1, 1), 0.1, np.float32), np.zeros((16, 256, 1, 1), np.float32)
     spread[0], narrow[:, 0] = 1.0, 1.0
     nodes = [
         helper.make_node("Conv", ["image", "spread"], ["wide"]),

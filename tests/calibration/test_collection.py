@@ -242,9 +242,13 @@ def test_a_real_detector(detector: tuple[RangeTable, dict[str, Histogram]]) -> N
 
 
 def test_counting_large_maps_in_part_costs_no_accuracy(detector: tuple[RangeTable, dict[str, Histogram]]) -> None:
-    """Thresholds from the sample, judged on all values: at most 2 % (0.09 dB) more error than the best ones."""
+    """Thresholds from the sample, judged on all values, what is clipped counted several times: 0.5 % more error than
+    the best ones on average and 4 % (0.17 dB) at most."""
     table, expected = detector
+    growth = {}
     for name, histogram in expected.items():
         error = SideError(histogram.counts[0], histogram.width, histogram.limit)
         chosen, best = (found.affine_range("mse")[1] / 255 for found in (table[name], histogram))
-        assert error(chosen, 255) <= 1.02 * error(best, 255), name
+        growth[name] = float(error(chosen, 255) / error(best, 255)) - 1
+    assert max(growth.values()) <= 0.04, growth
+    assert np.mean(list(growth.values())) <= 0.005, growth

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from edgevision.calibration import METHODS, Histogram
 from edgevision.calibration.counting import SAMPLE, Counter
-from edgevision.calibration.thresholds import SideError
+from edgevision.calibration.thresholds import CLIPPED, SideError
 
 
 def histogram_of(values: np.ndarray) -> Histogram:
@@ -41,13 +41,19 @@ KINDS = ("relu", "silu", "laplace", "student", "relu6", "shifted", "outlier")
 
 def symmetric_error(values: np.ndarray, limit: float) -> float:
     step, exact = limit / 127, values.astype(np.float64)
-    return float(((exact - np.clip(np.rint(exact / step), -127, 127) * step) ** 2).mean())
+    return weighted(exact - np.clip(np.rint(exact / step), -127, 127) * step, np.abs(exact) > limit)
 
 
 def affine_error(values: np.ndarray, low: float, high: float) -> float:
     step, exact = (high - low) / 255, values.astype(np.float64)
     zero = round(-low / step)
-    return float(((exact - (np.clip(np.rint(exact / step) + zero, 0, 255) - zero) * step) ** 2).mean())
+    error = exact - (np.clip(np.rint(exact / step) + zero, 0, 255) - zero) * step
+    return weighted(error, (exact < -zero * step) | (exact > (255 - zero) * step))
+
+
+def weighted(error: np.ndarray, clipped: np.ndarray) -> float:
+    """The mean square error, where a clipped value counts several times."""
+    return float((error**2 * np.where(clipped, CLIPPED, 1)).mean())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,6 +86,7 @@ def test_the_error_is_the_integral_over_the_bins(counts: np.ndarray, exponent: i
     size = share * 40 * width / steps
     inside = (np.arange(1, 40)[:, None] + (np.arange(2000) + 0.5) / 2000) * width
     brute = (inside - np.minimum(np.rint(inside / size), steps) * size) ** 2
+    brute *= np.where(inside > steps * size, CLIPPED, 1)
     expected = float((counts[1:] * brute.mean(axis=1)).sum())
     assert float(SideError(counts, width, limit)(size, steps)) == pytest.approx(expected, rel=2e-3, abs=1e-9 * width**2)
 
