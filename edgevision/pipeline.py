@@ -199,10 +199,11 @@ class Pipeline:
         """
         name = source.status.source_id
         with self._changing:
+            if self._ended:  # and its sources are being closed
+                raise UsageError(f"source {name!r} cannot be added: the run has ended")
             self._fold()
-            if self._ended or any(other.status.source_id == name for other in self._sources.values()):
-                why = "the run has ended" if self._ended else "there is, or was, a source of this name"
-                raise UsageError(f"source {name!r} cannot be added: {why}")
+            if any(other.status.source_id == name for other in self._sources.values()):
+                raise UsageError(f"source {name!r} cannot be added: there is, or was, a source of this name")
             index = self._intake.add(source.live)
             self._statistics.add_source(index)
             self._sources[index] = source

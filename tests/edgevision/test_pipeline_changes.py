@@ -129,6 +129,30 @@ def test_sources_that_come_and_go_for_months_leave_only_their_sums(tmp_path: Pat
     assert "200 sources" not in report.text()
 
 
+def test_a_source_that_comes_while_the_run_ends_is_refused_and_disturbs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused: list[str] = []
+
+    class Follower(ListSource):
+        """Somebody wants to put in the next one when this one is closed."""
+
+        def close(self) -> None:
+            super().close()
+            with pytest.raises(UsageError) as why:
+                pipeline.add_source(ListSource(1, "next"))
+            refused.append(str(why.value))
+
+    monkeypatch.setattr("edgevision.pipeline._KEPT", 0)  # those that are over are summed up at every opportunity
+    over = [ListSource(2, f"over{i}") for i in range(3)]
+    pipeline = Pipeline(CountingModel(), [*over, Follower(10**6, "long", pause_s=0.01)], frames=12)
+    report = pipeline.run()
+    assert refused
+    assert all("the run has ended" in why for why in refused)
+    assert report.processed == 12
+    assert [source.source_id for source in report.sources] == ["over0", "over1", "over2", "long"]
+
+
 def test_what_a_sink_was_given_is_written_or_counted_also_when_it_breaks() -> None:
     class Full(SlowSink):
         def write(self, frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
