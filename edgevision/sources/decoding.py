@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgevision.errors import SourceError
 from edgevision.frame import Frame
-from edgevision.machine import cores
+from edgevision.machine import cores, return_freed_memory
 from edgevision.optional import require
 from edgevision.sources.base import SourceStatus
 
@@ -229,12 +228,4 @@ class Decoder:
         """Free the container and the decoder, which has threads and pictures of its own; may be called twice."""
         self._stream = None
         self._container.close()
-        _return_memory()
-
-
-def _return_memory() -> None:
-    """To the system: glibc keeps what threads have freed in up to eight places per core, and the thread of the next
-    recording may be given another place than this one's."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none, and no need
-    if trim is not None:
-        trim(0)
+        return_freed_memory()  # which the thread of the next recording may not find

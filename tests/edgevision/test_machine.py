@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,38 @@ def test_the_cpus_name(tmp_path: Path) -> None:
     assert machine.cpu_name(tree(tmp_path / "x86", {"proc/cpuinfo": X86})) == "Some CPU"
     assert machine.cpu_name(tree(tmp_path / "arm", {"proc/cpuinfo": ARM})) == "Orin"
     assert machine.cpu_name(tmp_path) == os.uname().machine
+
+
+_THREADS_WITH_MEMORY = """
+import ctypes, sys, threading
+from edgevision import machine
+
+if sys.argv[1] == "few":
+    machine.few_arenas()
+together = threading.Barrier(12)
+def work():
+    held = bytes(100_000)
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(12)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this C library has no arenas")
+@pytest.mark.parametrize(
+    ("argument", "variables", "expected"), [("few", {}, 2), ("few", {"MALLOC_ARENA_MAX": "4"}, 4), ("many", {}, None)]
+)
+def test_memory_is_taken_from_few_places_unless_the_environment_says_otherwise(
+    argument: str, variables: dict[str, str], expected: int | None
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    program = [sys.executable, "-c", _THREADS_WITH_MEMORY, argument]
+    told = subprocess.run(program, capture_output=True, text=True, check=True, env={**environment, **variables}).stdout
+    arenas = told.count("<heap nr=")
+    assert arenas == expected if expected else arenas > 4
