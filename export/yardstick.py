@@ -182,7 +182,7 @@ class Yardstick:
             graphs = compare(path, self._pictures, seeds=[seed])["graphs"]
         before, after = graphs["model.onnx"], graphs[name]
         if self._dataset is None:
-            reference, value = 1.0, after["agreement"][_AGREEMENT.get(self._prepared.task, "matched_50")]
+            reference, value = 1.0, after["agreement"][_AGREEMENT.get(self._prepared.task, "matched_around")]
         else:
             reference, value = before[self.metric], after[self.metric]
         if value is None:

@@ -15,6 +15,7 @@ from edgevision.results import Classification, Detections, Result, SegmentationM
 BINS = 20
 """Of the score histograms, over 0..1."""
 _SEEN = 0.5  # confidence from which the float model's keypoints are compared
+_AROUND = np.linspace(-0.1, 0.1, 21)  # thresholds beside the one that is deployed
 
 Pairs = list[tuple[int, int]]
 
@@ -26,6 +27,8 @@ class BoxLikeness:
     Attributes:
         boxes: how many reach the threshold, in the reference and in the other.
         matched: (same class, one to one) of these, by least IoU.
+        around: (3, n) at n thresholds around: pairs at IoU 0.5 that both graphs have, boxes in the reference, in the
+            other.
         scores: (k, 2) of the reference's boxes at the threshold and of the boxes at IoU 0.5 to them, however weak.
         mask_iou, keypoint_px, keypoint_share: of these pairs; distances as pixels and as shares of the box's diagonal.
         difference: 0 where the two are equal; pictures are ranked by it.
@@ -34,6 +37,7 @@ class BoxLikeness:
 
     boxes: tuple[int, int]
     matched: dict[float, int]
+    around: NDArray[np.int64]
     scores: NDArray[np.float64]
     mask_iou: list[float]
     keypoint_px: list[float]
@@ -101,6 +105,7 @@ def _boxes(reference: Detections, other: Detections, threshold: float) -> BoxLik
     return BoxLikeness(
         (len(strong), len(strong_other)),
         {iou: len(found) for iou, found in matched.items()},
+        _around(reference, other, threshold),
         scores,
         [_mask_iou(strong, other, pair) for pair in pairs] if reference.mask is not None else [],
         [float(d) for _, row in distances for d in row],
@@ -108,6 +113,15 @@ def _boxes(reference: Detections, other: Detections, threshold: float) -> BoxLik
         float(sum(s.sum() for s in single) + np.abs(np.diff(scores)).sum()),
         f"{len(single[0])} missing, {len(single[1])} extra{shift}",
     )
+
+
+def _around(reference: Detections, other: Detections, threshold: float) -> NDArray[np.int64]:
+    """Of `BoxLikeness.around`. Paired once, at the lowest threshold."""
+    thresholds = threshold + _AROUND
+    one, two = (r[r.confidence >= thresholds[0]] for r in (reference, other))
+    pairs = [min(one.confidence[a], two.confidence[b]) for a, b in match_boxes(one, two, 0.5)]
+    scores = (np.array(pairs), one.confidence, two.confidence)
+    return np.array([[(found >= t).sum() for t in thresholds] for found in scores], np.int64)
 
 
 def match_boxes(reference: Detections, other: Detections, least_iou: float) -> Pairs:
@@ -172,8 +186,10 @@ def summarise(pictures: Sequence[Likeness], names: Sequence[str]) -> dict[str, A
 
     Returns:
         Boxes: `float_boxes`, `boxes` (at the threshold), `matched_50`, `matched_70` (pairs of one class at that IoU, as
-        a share of both sides: 2 m / (a + b); None without boxes), `missing`, `extra`, `score_shift` (mean over the
-        pairs), `mask_iou`, `keypoint_px`, `keypoint_share` where the task has them.
+        a share of both sides: 2 m / (a + b); None without boxes), `missing`, `extra`, `matched_around` (as
+        `matched_50`, the mean over thresholds up to 0.1 below and above; one box that crosses the threshold by chance
+        moves it little), `score_shift` (mean over the pairs), `mask_iou`, `keypoint_px`, `keypoint_share` where the
+        task has them.
         Maps: `mask_iou` (mean over the classes in the reference), `pixels_same`, `per_class` {name: IoU}.
         Classification: `top1_same`, `score_shift`, `box_iou`.
     """
@@ -199,6 +215,9 @@ def _box_summary(pictures: list[BoxLikeness]) -> dict[str, Any]:
         "boxes": theirs,
         "matched_50": share[0.5],
         "matched_70": share[0.7],
+        "matched_around": _mean(
+            [2 * m / (a + b) for m, a, b in np.sum([p.around for p in pictures], axis=0).T if a + b]
+        ),
         "missing": mine - matched[0.5],
         "extra": theirs - matched[0.5],
         "score_shift": _mean(np.concatenate([np.diff(p.scores)[:, 0] for p in pictures])),

@@ -20,6 +20,7 @@ FIGURES = {
 _AGREEMENT = {
     "matched_50": "boxes matched, IoU .5",
     "matched_70": "IoU .7",
+    "matched_around": "around the threshold",
     "missing": "missing",
     "extra": "extra",
     "top1_same": "same best class",

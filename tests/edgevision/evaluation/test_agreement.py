@@ -47,6 +47,20 @@ def test_a_box_counts_where_class_and_place_are_the_same() -> None:
     assert got["score_shift"] == pytest.approx(np.mean([-0.1, 0.0, -0.2]))
 
 
+def test_one_box_at_the_threshold_weighs_less_around_it() -> None:
+    """Its scores are 0.02 apart: of 21 thresholds 0.01 apart, two lie between them."""
+    sure = [(20.0 * i, 0, 20.0 * i + 10, 10, 0.9, 0) for i in range(4)]
+    got = figures(boxes(*sure, (0, 50, 9, 59, 0.505, 0)), boxes(*sure, (0, 50, 9, 59, 0.485, 0)))
+    assert got["matched_50"] == 8 / 9
+    assert got["matched_around"] == pytest.approx((19 + 2 * 8 / 9) / 21)
+
+
+def test_boxes_elsewhere_count_at_every_threshold() -> None:
+    got = figures(boxes((0, 0, 10, 10, 0.9, 0), (40, 0, 50, 10, 0.55, 0)), boxes((0, 0, 10, 10, 0.9, 1)))
+    assert got["matched_around"] == 0
+    assert figures(boxes(), boxes())["matched_around"] is None
+
+
 def test_nothing_found_by_both_is_no_figure() -> None:
     got = figures(boxes(), boxes((0, 0, 1, 1, 0.1, 0)))
     assert (got["matched_50"], got["score_shift"], got["missing"], got["extra"]) == (None, None, 0, 0)
