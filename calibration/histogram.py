@@ -8,12 +8,15 @@ trunc(x / 2w) = trunc(trunc(x / w) / 2). The final width follows from the larges
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevision.calibration import thresholds
+
+T = TypeVar("T")
 
 BINS: Final = 4096
 """Bins on each side of zero; the larger side of a histogram always reaches into the upper half of them."""
@@ -36,7 +39,7 @@ class Histogram:
         chosen: what the method AUTO stands for here, on symmetric and on affine grids; None: not measured.
     """
 
-    __slots__ = ("chosen", "counts", "exponent", "maximum", "minimum")
+    __slots__ = ("_ends", "_state", "chosen", "counts", "exponent", "maximum", "minimum")
 
     def __init__(self) -> None:
         self.counts: NDArray[np.int64] = np.zeros((2, BINS), np.int64)
@@ -44,6 +47,8 @@ class Histogram:
         self.minimum: float = math.inf
         self.maximum: float = -math.inf
         self.chosen: tuple[str, str] | None = None
+        self._state: tuple[float, ...] = ()
+        self._ends: dict[tuple[str, str], Any] = {}
 
     @property
     def width(self) -> float:
@@ -85,7 +90,11 @@ class Histogram:
         Args:
             method: one of METHODS.
         """
-        return thresholds.symmetric(self.counts.sum(axis=0), self.width, self.limit, self._resolved(method)[0])
+        method = self._resolved(method)[0]
+        return self._remembered(
+            ("symmetric", method),
+            lambda: thresholds.symmetric(self.counts.sum(axis=0), self.width, self.limit, method),
+        )
 
     def affine_range(self, method: str) -> tuple[float, float]:
         """Ends (lo, hi) of the uint8 grid of 255 steps: scale = (hi - lo) / 255, zero point = round(-lo / scale).
@@ -97,7 +106,20 @@ class Histogram:
             method: one of METHODS.
         """
         method = self._resolved(method)[1]
-        return thresholds.affine(self.counts, self.width, self.minimum, self.maximum, method)
+        return self._remembered(
+            ("affine", method),
+            lambda: thresholds.affine(self.counts, self.width, self.minimum, self.maximum, method),
+        )
+
+    def _remembered(self, question: tuple[str, str], answer: Callable[[], T]) -> T:
+        """What `answer` said of these values before; counts only ever grow, so that their sum tells states apart."""
+        state = (self.total, self.exponent, self.minimum, self.maximum)
+        if state != self._state:
+            self._state, self._ends = state, {}
+        if question not in self._ends:
+            self._ends[question] = answer()
+        found: T = self._ends[question]
+        return found
 
     def _resolved(self, method: str) -> tuple[str, str]:
         if method != AUTO:

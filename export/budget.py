@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgevision.calibration import CalibrationImages
 from edgevision.export.config import ExportConfig
-from edgevision.export.emission import Emitted, count_layers
-from edgevision.export.layer_report import describe_layers, emit_int8, find_layers, open_findings
+from edgevision.export.emission import Emitted, count_layers, emit_int8
+from edgevision.export.layer_report import describe_layers, find_layers, open_findings
 from edgevision.export.placement import plan_placement
 from edgevision.export.preparation import PreparedModel
 from edgevision.export.quantisation import Quantised
@@ -169,7 +169,7 @@ class Budget:
             typed: run the very graph of the bundle, with float16 between the grids; else one with float32, which takes
                 half the time on a CPU and is told apart by the noise of a run at most.
         """
-        graph = emit_int8(keeping(self._quantised, kept), self._islands if typed else None)
+        graph = emit_int8(keeping(self._quantised, kept), self._islands, typed=typed)
         info = GraphInfo("int8", *count_layers(graph))
         runs = []
         for number, seed in enumerate(seeds, 1):

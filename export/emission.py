@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from edgevision.export.emit_cpu import emit_cpu
-from edgevision.export.emit_tensorrt import emit_tensorrt
+from edgevision.export.emit_tensorrt import emit_tensorrt, write_qdq
 from edgevision.export.graph import DECODE_PREFIX, Graph
 from edgevision.export.half import to_half
 from edgevision.export.pixels import find_pixels
@@ -62,16 +62,7 @@ def emit(
     if precision == "int8":
         assert quantised is not None
         plan, ranges, method = quantised.plan, quantised.ranges, quantised.method
-        tensorrt_graph = emit_tensorrt(
-            quantised.tensorrt_graph,
-            plan,
-            quantised.tensorrt_ranges,
-            method,
-            islands,
-            corrections=quantised.corrections,
-            clip_weights=quantised.clip_weights,
-        )
-        emitted.add("tensorrt.onnx", tensorrt_graph, "int8")
+        emitted.add("tensorrt.onnx", emit_int8(quantised, islands), "int8")
         emitted.add("tensorrt_fp16.onnx", to_half(graph, islands), "fp16")
         found = "as given" if preprocess is None else find_pixels(quantised.graph, plan.cpu_sites, preprocess)
         pixels, reason = (None, found) if isinstance(found, str) else (found, "uint8 pixels")
@@ -83,6 +74,15 @@ def emit(
             "cpu_input": reason,
         }
     return emitted
+
+
+def emit_int8(quantised: Quantised, islands: Mapping[str, str] | None, *, typed: bool = True) -> Graph:
+    """TensorRT's INT8 graph; without `typed` with float32 between the grids."""
+    source = quantised.tensorrt_graph, quantised.plan, quantised.tensorrt_ranges, quantised.method
+    corrections, clip = quantised.corrections, quantised.clip_weights
+    if not typed:
+        return write_qdq(*source, corrections=corrections, clip_weights=clip)
+    return emit_tensorrt(*source, islands, corrections=corrections, clip_weights=clip)
 
 
 def count_layers(graph: Graph) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import dataclasses
 
 from edgevision.calibration import CalibrationImages
 from edgevision.export.config import ExportConfig
-from edgevision.export.emit_tensorrt import write_qdq
+from edgevision.export.emission import emit_int8
 from edgevision.export.preparation import PreparedModel
 from edgevision.export.quantisation import Quantised, quantise
 from edgevision.export.repair import REPAIRS
@@ -34,14 +34,7 @@ def repair_gains(
     reference = run_graph(prepared.graph.serialize(), inputs, exact=True)
 
     def sqnr_db(candidate: Quantised) -> float:
-        graph = write_qdq(
-            candidate.tensorrt_graph,
-            candidate.plan,
-            candidate.tensorrt_ranges,
-            candidate.method,
-            corrections=candidate.corrections,
-            clip_weights=candidate.clip_weights,
-        )
+        graph = emit_int8(candidate, None, typed=False)
         noise = noise_share(reference, run_graph(graph.serialize(), inputs, exact=True))
         return Layer("", "", 0, noise).sqnr_db
 

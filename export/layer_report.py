@@ -11,22 +11,13 @@ import onnxruntime
 import edgevision
 from edgevision.calibration import CalibrationImages
 from edgevision.export.config import ExportConfig
-from edgevision.export.emit_tensorrt import emit_tensorrt, write_qdq
+from edgevision.export.emission import emit_int8
 from edgevision.export.findings import Findings
 from edgevision.export.graph import Graph
 from edgevision.export.preparation import PreparedModel
 from edgevision.export.quantisation import Quantised
 from edgevision.export.sensitivity import PICTURES, Layer, int8_share, measure_layers
 from edgevision.export.verification import input_tensors
-
-
-def emit_int8(quantised: Quantised, islands: Mapping[str, str] | None) -> Graph:
-    """TensorRT's INT8 graph; with float32 between the grids where `islands` is None."""
-    source = quantised.tensorrt_graph, quantised.plan, quantised.ranges, quantised.method
-    corrections, clip = quantised.corrections, quantised.clip_weights
-    if islands is None:
-        return write_qdq(*source, corrections=corrections, clip_weights=clip)
-    return emit_tensorrt(*source, islands, corrections=corrections, clip_weights=clip)
 
 
 def open_findings(

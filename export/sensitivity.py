@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgevision.export.emit_tensorrt import write_qdq
+from edgevision.export.emission import emit_int8
 from edgevision.export.graph import Graph
 from edgevision.export.quantisation import Quantised
 from edgevision.export.structure import WEIGHTED, decode_nodes, key, multiply_adds
@@ -83,14 +83,7 @@ def measure_layers(
         def measure(node: onnx.NodeProto) -> tuple[str, float]:
             inputs_of_one = {key(node): quantised.plan.tensorrt_inputs[key(node)]}
             plan = dataclasses.replace(quantised.plan, tensorrt_inputs=inputs_of_one)
-            alone = write_qdq(
-                graph,
-                plan,
-                quantised.ranges,
-                quantised.method,
-                corrections=quantised.corrections,
-                clip_weights=quantised.clip_weights,
-            )
+            alone = emit_int8(dataclasses.replace(quantised, tensorrt_graph=graph, plan=plan), None, typed=False)
             return key(node), noise_share(reference, run_graph(alone.serialize(), inputs, exact=True))
 
         workers = min(len(waiting), os.cpu_count() or 1)

@@ -112,3 +112,16 @@ def test_zeros_before_the_first_value_do_not_fix_the_width() -> None:
 
 def test_negative_zero_leaves_no_trace() -> None:
     assert same(histogram_of(np.array([-0.0]), np.array([0.0])), histogram_of(np.array([0.0]), np.array([-0.0])))
+
+
+@pytest.mark.parametrize("method", ["mse", "minmax"])
+def test_ends_that_were_asked_for_once_follow_values_that_come_later(method: str) -> None:
+    early, late = np.linspace(-1, 1, 1000, dtype=np.float32), np.linspace(-1, 0.5, 10_000, dtype=np.float32)
+    histogram, counter = histogram_of(early), Counter()
+    before = histogram.symmetric_limit(method), histogram.affine_range(method)
+    assert (histogram.symmetric_limit(method), histogram.affine_range(method)) == before
+    counter.add(histogram, late)
+    histogram.merge(histogram_of(np.float32([4.0])))
+    together = histogram_of(early, late, np.float32([4.0]))
+    assert histogram.symmetric_limit(method) == together.symmetric_limit(method) != before[0]
+    assert histogram.affine_range(method) == together.affine_range(method) != before[1]

@@ -25,11 +25,15 @@ from edgevision.errors import DatasetError, UsageError
 from edgevision.evaluation.comparison import worst_layers
 from edgevision.export import ExportConfig, ExportReport, export_model, yardstick
 from edgevision.export.budget import fewest
+from edgevision.export.emission import emit_int8
 from edgevision.export.findings import Findings
 from edgevision.export.graph import Graph
+from edgevision.export.placement import plan_placement
+from edgevision.export.quantisation import Quantised
 from edgevision.export.sensitivity import int8_share, noise_share
 from edgevision.export.yardstick import Goal, loss_of
 from tests.export.builders import Builder, grid_priors, ssd_model
+from tests.export.networks import Extremes, Net
 
 SIDE = 64
 BAD = "node_bad"
@@ -108,6 +112,26 @@ def exported(folder: Path, pictures: Path, **options: Any) -> ExportReport:
 
 def kept(report: ExportReport) -> list[str]:
     return [layer["node"] for layer in report.budget["kept_in_fp16"]]
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_what_is_measured_has_the_shared_grids_of_what_is_written(typed: bool) -> None:
+    net = Net()
+    pooled = net.op("MaxPool", net.convolution("image", 3, 16, out="first"), kernel_shape=[2, 2], strides=[2, 2])
+    net.convolution(net.convolution("first", 16, 16), 16, 16, out="beside")
+    net.convolution(net.convolution(pooled, 16, 16, out="behind"), 16, 16, out="y")
+    graph = net.graph("y", "beside")
+    graph.infer_shapes()
+    plan = plan_placement(graph)
+    ranges = {name: Extremes(-1.0, size) for size, name in enumerate(plan.observed, 1)}
+    quantised = Quantised(graph, graph, plan, ranges, "minmax", shared={pooled: "first"})  # type: ignore[arg-type]
+    emitted = emit_int8(quantised, None, typed=typed)
+
+    def scale(tensor: str) -> float:
+        (quantizer,) = (node for node in emitted.consumers[tensor] if node.op_type == "QuantizeLinear")
+        return float(emitted.constants[quantizer.input[1]])
+
+    assert scale(pooled) == scale("first")
 
 
 # The search
