@@ -42,7 +42,8 @@ from edgevision.synthetic.dataset import write_dataset
 
 _GROWTH, _GROWTH_BYTES, _GROWTH_DESCRIPTORS = 1.02, 4 << 20, 2
 _WAKE_S, _SAMPLE_S = 0.05, 1.0
-_CLIP_FRAMES, _CLIP_SIZE_WH = 600, (640, 360)
+# Short, so that the 64 ended sources that a pipeline keeps a report of are there within the first fifth.
+_CLIP_FRAMES, _CLIP_SIZE_WH = 150, (640, 360)
 _GSTREAMER = "gst:videotestsrc is-live=true {} ! video/x-raw,width=320,height=180,framerate={}/1"
 _CAMERAS = {
     "ball": _GSTREAMER.format("pattern=ball", 30),
