@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _UNLABELLED = 64
 # Per task: which figure of agreement stands for the metric.
 _AGREEMENT = {"semantic": "mask_iou", "classification": "top1_same"}
+_BOXES = "matched_around"
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class Yardstick:
             DatasetError: none of the pictures can be read.
         """
         self._prepared, self._dataset = prepared, dataset
+        self._agreement = _AGREEMENT.get(prepared.task, _BOXES)
         self._reference = prepared.graph.serialize()
         self._pictures: Dataset | PictureSet
         if dataset is not None:
@@ -148,7 +150,11 @@ class Yardstick:
         """Hash of the pictures, the labels, and how the model is run."""
         digest = hashlib.sha256(self._reference)
         prepared = self._prepared
-        digest.update(repr((prepared.labels, prepared.preprocess, prepared.nms, prepared.task, self.metric)).encode())
+        digest.update(
+            repr(
+                (prepared.labels, prepared.preprocess, prepared.nms, prepared.task, self.metric, self._agreement)
+            ).encode()
+        )
         for picture in self._pictures.pictures:
             digest.update(picture.path.read_bytes())
         for truth in getattr(self._dataset, "truth", ()):
@@ -182,7 +188,7 @@ class Yardstick:
             graphs = compare(path, self._pictures, seeds=[seed])["graphs"]
         before, after = graphs["model.onnx"], graphs[name]
         if self._dataset is None:
-            reference, value = 1.0, after["agreement"][_AGREEMENT.get(self._prepared.task, "matched_around")]
+            reference, value = 1.0, after["agreement"][self._agreement]
         else:
             reference, value = before[self.metric], after[self.metric]
         if value is None:
