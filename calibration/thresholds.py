@@ -33,6 +33,8 @@ _SMALLEST: Final = 2.0**-100
 _COARSE: Final[Floats] = 2.0 ** (-np.arange(49) / 4)
 """Shares of the full range tried first: down to 2**-12, the width of one bin."""
 _KL_STRIDE: Final = 8
+_FINE: Final = 128
+"""Of larger bins the search for the least square error takes four as one: a step of the grid is wider."""
 
 
 def symmetric(counts: Counts, width: float, limit: float, method: str) -> float:
@@ -162,11 +164,13 @@ class SideError:
 
     def __init__(self, counts: Counts, width: float, limit: float) -> None:
         last = int(np.flatnonzero(counts)[-1]) if counts.any() else 0
-        edges = np.arange(1, last + 2) * width
+        ends = np.append(np.arange(1, min(last, _FINE)), np.arange(_FINE, last, 4))
+        ends = np.append(ends, [last, last + 1] if last else [1])
+        edges = ends * width
         if last:
             # A spike at the limit (ReLU6) leaves the last bin without width: keep enough to divide by.
             edges[-1] = min(max(limit, (last + 2.0**-16) * width), edges[-1])
-        density = counts[1 : last + 1] / np.diff(edges)
+        density = np.add.reduceat(counts[: last + 1], ends[:-1]) / np.diff(edges) if last else np.zeros(0)
         self._edges = edges
         self._weights: Floats = np.concatenate([np.zeros(1), density]) - np.concatenate([density, np.zeros(1)])
 
