@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -206,8 +205,9 @@ def prove_batch(single: bytes, batched: bytes, tensor: NDArray[Any]) -> str:
 
 def _difference(single: bytes, batched: bytes, pair: NDArray[Any]) -> tuple[str, str] | None:
     """The first output that depends on how the pictures come, and in what way."""
-    alone = [_run(single, pair[index : index + 1]) for index in range(2)]
-    for name, both in _run(batched, pair).items():
+    alone = _run(single, pair[:1], pair[1:])
+    (together,) = _run(batched, pair)
+    for name, both in together.items():
         first, second = (outputs[name] for outputs in alone)
         axis = _grown_axis(first.shape, both.shape)
         expected = first if axis is None else np.concatenate([first, second], axis)
@@ -233,6 +233,8 @@ def _show_everything(graph: Graph) -> None:
     graph.proto.output.extend(outputs)
 
 
-def _run(graph: bytes, tensor: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
-    session = open_session(graph, exact=True, batch=len(tensor))
-    return {name: value.copy() for name, value in session.run({session.inputs[0].name: tensor}).items()}
+def _run(graph: bytes, *tensors: NDArray[Any]) -> list[dict[str, NDArray[Any]]]:
+    """The outputs for each of some inputs of one shape."""
+    session = open_session(graph, exact=True, batch=len(tensors[0]))
+    runs = (session.run({session.inputs[0].name: tensor}) for tensor in tensors)
+    return [{name: value.copy() for name, value in run.items()} for run in runs]
