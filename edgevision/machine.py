@@ -12,7 +12,7 @@ _ROOT = Path("/")
 # Instructions that multiply and add 8-bit integers four at a time: with them INT8 outruns float on a CPU.
 _INT8_DOT = {"avx512_vnni", "avx_vnni", "asimddp"}
 
-_M_ARENA_MAX, _ARENAS = -8, 2  # glibc's malloc.h
+_M_ARENA_MAX = -8  # glibc's malloc.h
 
 
 def cores() -> int:
@@ -100,14 +100,14 @@ def _read(path: Path) -> str:
         return ""
 
 
-def few_arenas() -> None:
+def one_arena() -> None:
     """For programs that run for months, before they start threads: glibc gives threads up to eight arenas per core to
     take memory from, keeps in each what its threads have freed, and so grows long after all is in use that ever will
-    be. Two are enough here. `MALLOC_ARENA_MAX` in the environment, which does the same, is left in force."""
+    be. One costs no time here. `MALLOC_ARENA_MAX` in the environment, which does the same, is left in force."""
     if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none, and no arenas
         if mallopt is not None:
-            mallopt(_M_ARENA_MAX, _ARENAS)
+            mallopt(_M_ARENA_MAX, 1)
 
 
 def return_freed_memory() -> None:

@@ -63,7 +63,12 @@ def main() -> int:
     """Look until told to stop."""
     url, source = sys.argv[1].rstrip("/"), sys.argv[2]
     told = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), told.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.read()
+        told.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     pictures = Pictures(f"{url}/view/{source}")
     rounds, wrong = 0, []
     while not told.is_set():

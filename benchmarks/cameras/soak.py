@@ -33,7 +33,7 @@ from edgevision import models
 from edgevision.cli.output import finish, table
 from edgevision.errors import UsageError
 from edgevision.export import ExportConfig, export_model
-from edgevision.machine import few_arenas
+from edgevision.machine import one_arena
 from edgevision.pipeline import Pipeline
 from edgevision.sinks import open_sink
 from edgevision.sinks.web import LivePage
@@ -118,7 +118,7 @@ def soak(folder: Path, frames: int) -> tuple[Pipeline, list[Sample], dict[str, A
     # In a process of its own: exporting and encoding leave several times the memory of a runtime behind.
     code = f"import sys, pathlib; from {__spec__.name} import prepare; prepare(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
-    few_arenas()  # as `edgevision run` does
+    one_arena()  # as `edgevision run` does
     sources = [edgevision.open_source(uri, source_id=name) for name, uri in _CAMERAS.items()]
     page = LivePage("127.0.0.1", 0)
     sinks = [*(open_sink(folder / file, sources) for file in ("out.jsonl", "out.csv")), page]

@@ -13,7 +13,7 @@ from edgevision.cli.backend import add_backend_arguments, backend_text
 from edgevision.cli.logs import json_log
 from edgevision.cli.output import finish
 from edgevision.errors import EdgeVisionError, UsageError
-from edgevision.machine import few_arenas
+from edgevision.machine import one_arena
 from edgevision.manifest import PRECISIONS
 from edgevision.pipeline import LaneModel, Pipeline
 from edgevision.progress import Progress
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     """Run until the sources end, a limit is reached or Ctrl-C; then report."""
     if len(set(args.sink)) < len(args.sink):
         raise UsageError(f"each --sink is an output of its own, got one twice: {' '.join(args.sink)}")
-    few_arenas()
+    one_arena()
     code = 0
     with ExitStack() as opened:
         opened.enter_context(json_log(args.log))

@@ -135,8 +135,8 @@ _THREADS_WITH_MEMORY = """
 import ctypes, sys, threading
 from edgevision import machine
 
-if sys.argv[1] == "few":
-    machine.few_arenas()
+if sys.argv[1] == "one":
+    machine.one_arena()
 together = threading.Barrier(12)
 def work():
     held = bytes(100_000)
@@ -154,9 +154,9 @@ libc.fflush(None)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this C library has no arenas")
 @pytest.mark.parametrize(
-    ("argument", "variables", "expected"), [("few", {}, 2), ("few", {"MALLOC_ARENA_MAX": "4"}, 4), ("many", {}, None)]
+    ("argument", "variables", "expected"), [("one", {}, 1), ("one", {"MALLOC_ARENA_MAX": "4"}, 4), ("many", {}, None)]
 )
-def test_memory_is_taken_from_few_places_unless_the_environment_says_otherwise(
+def test_memory_is_taken_from_one_place_unless_the_environment_says_otherwise(
     argument: str, variables: dict[str, str], expected: int | None
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
