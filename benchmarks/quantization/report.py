@@ -85,7 +85,7 @@ def markdown(data: Mapping[str, Any]) -> str:
         parts.append(f"Not measured yet: {', '.join(data['left_out'])}.")
     answers = {True: "yes", False: "**no**", None: "not judged"}
     rows = [[v["row"], v["model"], v["goal"], answers[v["holds"]], v["found"]] for v in data["verdicts"]]
-    parts += ["## Verdict", _table(["row", "model", "goal", "holds", "found"], rows)]
+    parts += ["## Verdict", table(["row", "model", "goal", "holds", "found"], rows)]
     parts += ["## Points lost", _summary(models)]
     for name, model in models.items():
         parts += [f"## {name}", _model_table(model)]
@@ -104,7 +104,7 @@ def _summary(models: Mapping[str, Any]) -> str:
         losses = [loss(model, method.name) for model in models.values()]
         if any(losses):
             rows.append([method.title, *("" if lost is None else f"{lost[0]:.2f} ±{lost[1]:.2f}" for lost in losses)])
-    return _table(["method", *(f"{name}, {_METRICS[model['metric']]}" for name, model in models.items())], rows)
+    return table(["method", *(f"{name}, {_METRICS[model['metric']]}" for name, model in models.items())], rows)
 
 
 def _model_table(model: Mapping[str, Any]) -> str:
@@ -140,7 +140,7 @@ def _model_table(model: Mapping[str, Any]) -> str:
         "peak MiB",
         "CPU speed",
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _commits(models: Mapping[str, Any]) -> str:
@@ -160,6 +160,6 @@ def _peer_versions(models: Mapping[str, Any]) -> str:
     return ""
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
