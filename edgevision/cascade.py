@@ -28,6 +28,7 @@ from edgevision.frame import DevicePicture, Frame
 from edgevision.kernels.cpu import keep
 from edgevision.manifest import BOX_TASKS, Nms
 from edgevision.model import AnyLane, Model, choose_backend
+from edgevision.nv12 import Nv12Picture, is_nv12
 from edgevision.results import Classification, Detections
 
 BACKGROUND = "background"
@@ -152,10 +153,12 @@ class CascadeLane:
         """The picture to cut from: in the GPU's memory where the classifier runs there and it lies there already."""
         given = frame.picture if isinstance(frame, Frame) else frame
         if self._classifier.device is None:
-            return given.download() if isinstance(given, DevicePicture) else given
+            return given if isinstance(given, np.ndarray) else given.download()
         same = self._propose.device is self._classifier.device
         kept = self._propose.picture() if same else None
-        return given if kept is None else kept
+        if kept is not None:
+            return kept
+        return given.download() if isinstance(given, Nv12Picture) else given
 
     def _classify(self, picture: NDArray[np.uint8] | DevicePicture, proposals: Detections) -> Detections:
         names = self._settings.names
@@ -163,7 +166,7 @@ class CascadeLane:
             return Detections.empty(names)
         size_wh = picture.size_wh if isinstance(picture, DevicePicture) else picture.shape[1::-1]
         cuts = [grown(xyxy, size_wh, self._settings.padding, None) for xyxy in proposals.xyxy]
-        if isinstance(picture, DevicePicture) and picture.pixel_format == "nv12":
+        if isinstance(picture, DevicePicture) and is_nv12(picture.pixel_format):
             cuts = [(x1 - x1 % 2, y1 - y1 % 2, x2, y2) for x1, y1, x2, y2 in cuts]
         scores, boxes = np.empty((len(cuts), len(names)), np.float32), proposals.xyxy.copy()
         for start in range(0, len(cuts), _CROPS):  # overlapping crops together may be larger than memory

@@ -75,9 +75,8 @@ class Lane:
             UsageError: it is not a picture.
             SessionError: inference failed, or the lane is closed.
         """
-        image = _pixels(frame)
         start = time.perf_counter()
-        placement = self._preprocess(image, self._picture)
+        placement = self._preprocess(_pixels(frame), self._picture)
         prepared = time.perf_counter()
         outputs = self._session.run(self._inputs if self.perturb is None else self._perturbed(self.perturb))
         inferred = time.perf_counter()

@@ -29,6 +29,7 @@ from edgevision.frame import DevicePicture, Frame, check_picture
 from edgevision.geometry import Placement
 from edgevision.kernels.cuda_preprocess import CudaPreprocessor
 from edgevision.manifest import Manifest, Preprocess
+from edgevision.nv12 import Nv12Picture
 from edgevision.postprocess import Selection
 from edgevision.results import Result
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from edgevision.cuda import Buffer, Graph, Module, Pinned
 
 _log = logging.getLogger(__name__)
-Picture = NDArray[np.uint8] | DevicePicture
+Picture = NDArray[np.uint8] | Nv12Picture | DevicePicture
 
 
 class _Closes(Protocol):
@@ -153,7 +154,7 @@ class DeviceLane:
         """Detections or a class map, in pixels of the given picture.
 
         Args:
-            frame: a Frame, an (h, w, 3) uint8 BGR picture, or a picture in this GPU's memory.
+            frame: a Frame, an (h, w, 3) uint8 BGR picture, one in NV12, or a picture in this GPU's memory.
 
         Raises:
             UsageError: it is not a picture.
@@ -177,7 +178,7 @@ class DeviceLane:
             raise UsageError("only the CPU backend can change the network's input: use backend cpu")
         pictures = [frame.picture if isinstance(frame, Frame) else frame for frame in frames]
         for picture in pictures:
-            if not isinstance(picture, DevicePicture):
+            if not isinstance(picture, Nv12Picture | DevicePicture):
                 check_picture(picture)
         most, results = self._batch[2], list[Result]()
         for start in range(0, len(pictures), most):
@@ -198,8 +199,9 @@ class DeviceLane:
         picture, address = self._last
         if isinstance(picture, DevicePicture):
             return picture
-        height, width = picture.shape[:2]
-        return DevicePicture(address, (width, height), "bgr", 3 * width, lambda: picture)
+        size_wh, pixel_format, pitch_bytes, _ = _on_host(picture)
+        download = picture.download if isinstance(picture, Nv12Picture) else lambda: picture
+        return DevicePicture(address, size_wh, pixel_format, pitch_bytes, download)
 
     def _run(self, pictures: Sequence[Picture]) -> list[Result]:
         stream, finish = self._stream, self._finish
@@ -237,10 +239,10 @@ class DeviceLane:
                     )
                 )
                 continue
-            height, width = picture.shape[:2]
-            address = self._sources.upload(i, picture, self._stream)
+            size_wh, pixel_format, pitch_bytes, pixels = _on_host(picture)
+            address = self._sources.upload(i, pixels, self._stream)
             self._last = (picture, address) if i == 0 else self._last
-            placements.append(self._preprocess.place(i, width, height, "bgr", 3 * width, address, self._stream))
+            placements.append(self._preprocess.place(i, *size_wh, pixel_format, pitch_bytes, address, self._stream))
         for i in range(len(pictures), self._batch[2]):
             self._preprocess.clear(i, self._stream)
         return placements
@@ -289,6 +291,14 @@ class DeviceLane:
             self._open, self._last = [], None
 
 
+def _on_host(picture: NDArray[np.uint8] | Nv12Picture) -> tuple[tuple[int, int], str, int, NDArray[np.uint8]]:
+    """Width and height, pixel format, bytes of a row, and the bytes."""
+    if isinstance(picture, Nv12Picture):
+        return picture.size_wh, picture.pixel_format, picture.size_wh[0], picture.planes
+    height, width = picture.shape[:2]
+    return (width, height), "bgr", 3 * width, picture
+
+
 class _Sources:
     """Room on the device for the pictures of a batch, and pinned memory on the host that they are uploaded from."""
 
@@ -301,13 +311,13 @@ class _Sources:
 
     def fit(self, pictures: Sequence[Picture]) -> None:
         """Make room; the stream must be idle."""
-        most = max((p.nbytes for p in pictures if not isinstance(p, DevicePicture)), default=0)
+        most = max((_on_host(p)[3].nbytes for p in pictures if not isinstance(p, DevicePicture)), default=0)
         if most > self._slot_nbytes:
             self.close()
             slot = -(-most // 256) * 256
             self._pinned = self._device.pinned((slot * self._slots,), np.uint8)
             self._buffer = self._device.allocate(slot * self._slots)
-            self._views = [np.empty((0, 0, 3), np.uint8)] * self._slots
+            self._views = [np.empty(0, np.uint8)] * self._slots
             self._slot_nbytes = slot
 
     def upload(self, index: int, picture: NDArray[np.uint8], stream: Any) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevision.errors import UsageError
+from edgevision.nv12 import NV12_FORMATS, Nv12Picture, is_nv12
 
 _MAX_SIDE = 32767  # OpenCV keeps picture coordinates in 16 bits
 
@@ -22,7 +23,7 @@ class DevicePicture:
     Attributes:
         address: of the first row, in memory of the GPU that the model runs on.
         size_wh: width and height, pixels.
-        pixel_format: `bgr`, `rgb` (3 bytes a pixel) or `nv12` (luma, then pairs of chroma at half the size).
+        pixel_format: `bgr`, `rgb` (3 bytes a pixel), `nv12` or `nv12-709` (luma, then chroma at half the size).
         pitch_bytes: from one row to the next.
         download: copies it to an (h, w, 3) uint8 BGR array, for those who need pixels on the host.
         chroma_address, chroma_pitch_bytes: of nv12's second plane; None: right behind the first, of equal pitch.
@@ -40,9 +41,9 @@ class DevicePicture:
 
     def __post_init__(self) -> None:
         width = self.size_wh[0]
-        least = {"bgr": 3 * width, "rgb": 3 * width, "nv12": width}.get(self.pixel_format)
+        least = {"bgr": 3 * width, "rgb": 3 * width, **dict.fromkeys(NV12_FORMATS, width)}.get(self.pixel_format)
         if least is None:
-            raise UsageError(f"a picture on the device is bgr, rgb or nv12, got {self.pixel_format!r}")
+            raise UsageError(f"a picture on the device is bgr, rgb, nv12 or nv12-709, got {self.pixel_format!r}")
         check_sides(self.size_wh)
         if self.address <= 0 or self.pitch_bytes < least:
             raise UsageError(
@@ -57,7 +58,7 @@ class DevicePicture:
             UsageError: it is empty or reaches over an edge, or x1 or y1 is odd in nv12, where pixels share colours.
         """
         wide, high = self.size_wh
-        nv12 = self.pixel_format == "nv12"
+        nv12 = is_nv12(self.pixel_format)
         if not (0 <= x1 < x2 <= wide and 0 <= y1 < y2 <= high) or (nv12 and (x1 % 2 or y1 % 2)):
             even = ", x1 and y1 even" if nv12 else ""
             raise UsageError(
@@ -86,8 +87,8 @@ class Frame:
     """A picture and where and when it came from.
 
     Attributes:
-        picture: (h, w, 3) uint8, BGR, or one that lies in a GPU's memory. Owned by whoever holds the frame; sources do
-            not write into it again.
+        picture: (h, w, 3) uint8, BGR; or the two planes of one in NV12; or one that lies in a GPU's memory. Owned by
+            whoever holds the frame; sources do not write into it again.
         frame_id: number of the frame within its source, from 0; gaps are frames the source dropped.
         source_id: the source's name, unique within a pipeline.
         capture_time_ns: `time.monotonic_ns()` when the picture was captured (live) or decoded (files).
@@ -95,7 +96,7 @@ class Frame:
         name: file name of a still picture; empty otherwise.
     """
 
-    picture: NDArray[np.uint8] | DevicePicture
+    picture: NDArray[np.uint8] | Nv12Picture | DevicePicture
     frame_id: int = 0
     source_id: str = ""
     capture_time_ns: int = field(default_factory=time.monotonic_ns)
@@ -103,20 +104,28 @@ class Frame:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.picture, DevicePicture):
+        if isinstance(self.picture, Nv12Picture):
+            check_sides(self.picture.size_wh)
+        elif not isinstance(self.picture, DevicePicture):
             check_picture(self.picture)
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        """The picture on the host, (h, w, 3) uint8 BGR; one that lies in a GPU's memory is copied at each call."""
-        return self.picture.download() if isinstance(self.picture, DevicePicture) else self.picture
+        """The picture on the host, (h, w, 3) uint8 BGR; NV12 is converted at the first call, one that lies in a GPU's
+        memory is copied at each."""
+        return self.picture if isinstance(self.picture, np.ndarray) else self.picture.download()
+
+    @property
+    def pixel_format(self) -> str:
+        """`bgr`, `nv12`, `nv12-709`; on a GPU also `rgb`."""
+        return "bgr" if isinstance(self.picture, np.ndarray) else self.picture.pixel_format
 
     @property
     def size_wh(self) -> tuple[int, int]:
         """Width and height, pixels."""
-        if isinstance(self.picture, DevicePicture):
-            return self.picture.size_wh
-        return self.picture.shape[1], self.picture.shape[0]
+        if isinstance(self.picture, np.ndarray):
+            return self.picture.shape[1], self.picture.shape[0]
+        return self.picture.size_wh
 
 
 def check_picture(image: Any) -> None:

@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
                 give_up_s=args.give_up,
                 every_frame=args.every_frame,
                 reader=args.reader,
+                nv12=runs is model and model.backend != "cpu",
             )
         ]
         sinks = []

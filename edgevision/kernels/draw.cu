@@ -38,7 +38,7 @@ extern "C" __global__ void __launch_bounds__(128) draw_boxes(const Picture* pict
                                                              const uchar4* colours, int limit) {
     const Picture picture = pictures[blockIdx.z];
     const int slot = blockIdx.z, box = blockIdx.x;
-    if (box >= counts[slot] || picture.format == NV12) return;
+    if (box >= counts[slot] || is_nv12(picture)) return;
     boxes += size_t(slot) * limit * 4;
     const drawing::Outline own = drawing::outline_of(boxes + 4 * box);
     const int reach = drawing::reach_of(picture), band = 2 * reach + 1;

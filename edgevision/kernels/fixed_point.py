@@ -78,12 +78,17 @@ def resize(image: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
     return ((total + 2) >> 2).astype(np.uint8)
 
 
-def bgr_from_nv12(luma: NDArray[np.uint8], chroma: NDArray[np.uint8]) -> NDArray[np.uint8]:
+_OF_CHROMA = {"nv12": (2116026, 409993, 852492, 1673527), "nv12-709": (2215014, 223607, 558796, 1879825)}
+"""What blue, green (less) and green (less), red get of Cb and Cr, in 1/2^20."""
+
+
+def bgr_from_nv12(luma: NDArray[np.uint8], chroma: NDArray[np.uint8], pixel_format: str = "nv12") -> NDArray[np.uint8]:
     """A BGR picture from the planes of an NV12 one.
 
     Args:
         luma: (h, w) uint8.
         chroma: ((h + 1) // 2, (w + 1) // 2, 2) uint8, Cb and Cr.
+        pixel_format: nv12 (BT.601) or nv12-709.
 
     Returns:
         (h, w, 3) uint8.
@@ -92,7 +97,8 @@ def bgr_from_nv12(luma: NDArray[np.uint8], chroma: NDArray[np.uint8]) -> NDArray
     shared = chroma.repeat(2, axis=0)[:height].repeat(2, axis=1)[:, :width].astype(np.int64) - 128
     u, v = shared[:, :, 0], shared[:, :, 1]
     level = np.maximum(luma.astype(np.int64) - 16, 0) * 1220542 + (1 << 19)
-    levels = np.stack([level + 2116026 * u, level - 852492 * v - 409993 * u, level + 1673527 * v], axis=2) >> 20
+    blue, green_u, green_v, red = _OF_CHROMA[pixel_format]
+    levels = np.stack([level + blue * u, level - green_v * v - green_u * u, level + red * v], axis=2) >> 20
     return levels.clip(0, 255).astype(np.uint8)
 
 

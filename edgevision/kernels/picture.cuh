@@ -15,4 +15,6 @@ struct Picture {
 
 static_assert(sizeof(Picture) == 64, "picture.py mirrors this record");
 
-enum { BGR = 0, RGB = 1, NV12 = 2 };
+enum { BGR = 0, RGB = 1, NV12 = 2, NV12_709 = 3 };
+
+__device__ __forceinline__ bool is_nv12(const Picture& picture) { return picture.format >= NV12; }

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from edgevision.errors import UsageError
 from edgevision.geometry import Placement
+from edgevision.nv12 import is_nv12
 
 # Position = the record's `format`. bgr and rgb: 3 bytes a pixel. nv12: a plane of luma, then a plane of Cb, Cr pairs of
-# half the width and height, rounded up.
-PIXEL_FORMATS = ("bgr", "rgb", "nv12")
+# half the width and height, rounded up; limited range, of BT.601 or BT.709.
+PIXEL_FORMATS = ("bgr", "rgb", "nv12", "nv12-709")
 
 # A slot that holds no picture is all zeros.
 PICTURE = np.dtype(
@@ -45,7 +46,7 @@ def row_bytes(width: int, pixel_format: str) -> int:
     """
     if pixel_format not in PIXEL_FORMATS:
         raise UsageError(f"a pixel format is one of {PIXEL_FORMATS}, got {pixel_format!r}")
-    return width if pixel_format == "nv12" else 3 * width
+    return width if is_nv12(pixel_format) else 3 * width
 
 
 def picture_bytes(width: int, height: int, pixel_format: str) -> int:
@@ -54,7 +55,7 @@ def picture_bytes(width: int, height: int, pixel_format: str) -> int:
     Raises:
         UsageError: no such pixel format.
     """
-    if pixel_format == "nv12":
+    if is_nv12(pixel_format):
         return (width + width % 2) * (height + (height + 1) // 2)
     return row_bytes(width, pixel_format) * height
 
@@ -87,7 +88,7 @@ def describe(
     """
     width, height = placement.source_wh
     least = row_bytes(width, pixel_format)
-    if pixel_format == "nv12":
+    if is_nv12(pixel_format):
         chroma_address = address + pitch_bytes * height if chroma_address is None else chroma_address
         chroma_pitch_bytes = pitch_bytes if chroma_pitch_bytes is None else chroma_pitch_bytes
         _check_pitch(chroma_pitch_bytes, width + width % 2, "chroma plane")

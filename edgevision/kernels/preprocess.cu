@@ -125,36 +125,39 @@ __device__ __forceinline__ void sample_bgr(const Picture& picture, const Tap& x,
 
 __device__ __forceinline__ int clamped(int level) { return min(max(level, 0), 255); }
 
-// BT.601, limited range, in 1/2^20 as OpenCV has it; four luma samples share one of chroma.
+// Limited range in 1/2^20, BT.601 as OpenCV has it, or BT.709; four luma samples share one of chroma.
+template <bool HD>
 __device__ __forceinline__ Pixel pixel_nv12(const Picture& picture, int x, int y) {
     const unsigned char* chroma = row_of(picture.chroma_address, y >> 1, picture.chroma_pitch_bytes) + (x & ~1);
     const int sample = __ldg(row_of(picture.address, y, picture.pitch_bytes) + x);
     const int u = __ldg(chroma) - 128, v = __ldg(chroma + 1) - 128;
     const int luma = max(sample - 16, 0) * 1220542 + (1 << 19);
-    return {clamped((luma + 2116026 * u) >> 20), clamped((luma - 852492 * v - 409993 * u) >> 20),
-            clamped((luma + 1673527 * v) >> 20)};
+    constexpr int to_blue = HD ? 2215014 : 2116026, to_red = HD ? 1879825 : 1673527;
+    constexpr int green_v = HD ? 558796 : 852492, green_u = HD ? 223607 : 409993;
+    return {clamped((luma + to_blue * u) >> 20), clamped((luma - green_v * v - green_u * u) >> 20),
+            clamped((luma + to_red * v) >> 20)};
 }
 
 // Grey is made of the blue, green and red that every other reader of the picture sees, not of the luma sample.
-template <bool GREY>
+template <bool GREY, bool HD>
 __device__ __forceinline__ Pixel cell_nv12(const Picture& picture, int x, int y) {
-    const Pixel pixel = pixel_nv12(picture, x, y);
+    const Pixel pixel = pixel_nv12<HD>(picture, x, y);
     return GREY ? grey(pixel) : pixel;
 }
 
-template <bool GREY>
+template <bool GREY, bool HD>
 __device__ __forceinline__ Pixel row_nv12(const Picture& picture, const Tap& x, int y) {
-    const Pixel first = cell_nv12<GREY>(picture, x.first, y);
-    return mixed(first, x.step ? cell_nv12<GREY>(picture, x.first + 1, y) : first, x.weight);
+    const Pixel first = cell_nv12<GREY, HD>(picture, x.first, y);
+    return mixed(first, x.step ? cell_nv12<GREY, HD>(picture, x.first + 1, y) : first, x.weight);
 }
 
-template <bool GREY, int COUNT>
+template <bool GREY, bool HD, int COUNT>
 __device__ __forceinline__ void sample_nv12(const Picture& picture, const Tap& x, const Tap (&y)[COUNT], Pixel (&out)[COUNT]) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-        const Pixel upper = row_nv12<GREY>(picture, x, y[i].first);
+        const Pixel upper = row_nv12<GREY, HD>(picture, x, y[i].first);
         // Whole reductions convert one pixel of the four.
-        out[i] = between(upper, y[i].step ? row_nv12<GREY>(picture, x, y[i].first + 1) : upper, y[i].weight);
+        out[i] = between(upper, y[i].step ? row_nv12<GREY, HD>(picture, x, y[i].first + 1) : upper, y[i].weight);
     }
 }
 
@@ -179,7 +182,9 @@ __device__ __forceinline__ void fill(const Picture& picture, int left, int top, 
         const Tap y_taps[AT_ONCE] = {Tap(__ldg(rows + max(y, 0))), Tap(__ldg(rows + min(y + LINES, last)))};
         Pixel pixels[AT_ONCE];
         if (picture.format == NV12) {
-            sample_nv12<CHANNELS == 1>(picture, x_tap, y_taps, pixels);
+            sample_nv12<CHANNELS == 1, false>(picture, x_tap, y_taps, pixels);
+        } else if (picture.format == NV12_709) {
+            sample_nv12<CHANNELS == 1, true>(picture, x_tap, y_taps, pixels);
         } else {
             sample_bgr<CHANNELS == 1>(picture, x_tap, y_taps, pixels);
         }
@@ -324,7 +329,7 @@ extern "C" __global__ void __launch_bounds__(256, 5) preprocess_gray_2(
     preprocessing::preprocess<unsigned short, true, 1>(pictures, table, out, width, height, rgb, normalised, tile);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 5) preprocess_gray_1(
+extern "C" __global__ void __launch_bounds__(256, 4) preprocess_gray_1(
     const Picture* pictures, const unsigned char* table, unsigned char* out, int width, int height, int rgb) {
     __shared__ unsigned char normalised[1];
     __shared__ uint4 tile[64];

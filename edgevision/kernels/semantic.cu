@@ -140,7 +140,7 @@ template <class T>
 __device__ __forceinline__ void overlay(const T* maps, const Picture* pictures, const uchar4* colours, int plain,
                                         float rest, float tint) {
     const Picture picture = pictures[blockIdx.z];
-    if (picture.format == NV12) return;
+    if (is_nv12(picture)) return;
     maps += pixels_before(pictures, blockIdx.z);
     for (int y = blockIdx.y * blockDim.y + threadIdx.y; y < picture.height; y += gridDim.y * blockDim.y)
         for (int x = blockIdx.x * blockDim.x + threadIdx.x; x < picture.width; x += gridDim.x * blockDim.x) {

@@ -24,6 +24,7 @@ def open_source(
     give_up_s: float | None = None,
     every_frame: bool = False,
     reader: str = "auto",
+    nv12: bool = False,
 ) -> Source:
     """Open a source by its URI; `edgevision run --help` lists the forms.
 
@@ -35,13 +36,15 @@ def open_source(
         give_up_s: without a frame for this long a camera is dead; None: it is waited for without end.
         every_frame: of a live source, all frames as long as memory for them lasts, not the newest only.
         reader: what reads a live source: auto, gstreamer, av or opencv.
+        nv12: a live source's frames may come in NV12 (`Frame.pixel_format`), half the bytes, less work: for models on
+            a GPU, which take it as it is. `Frame.image` is BGR all the same.
 
     Raises:
         UsageError: the URI is not understood.
         SourceError: the source cannot be opened.
     """
     uri = str(uri).removeprefix("file://")
-    options = SourceOptions(timeout_s=timeout_s, give_up_s=give_up_s, every_frame=every_frame, reader=reader)
+    options = SourceOptions(timeout_s=timeout_s, give_up_s=give_up_s, every_frame=every_frame, reader=reader, nv12=nv12)
     status = SourceStatus(without_secrets(uri), source_id or name_of(uri))
     source: Source = find_kind(sys.modules[__name__], uri).make(uri, status, options)
     return source
@@ -54,6 +57,7 @@ def open_sources(
     give_up_s: float | None = None,
     every_frame: bool = False,
     reader: str = "auto",
+    nv12: bool = False,
 ) -> list[Source]:
     """Open several sources under different names; when one fails, those already open are closed again.
 
@@ -78,6 +82,7 @@ def open_sources(
                     give_up_s=give_up_s,
                     every_frame=every_frame,
                     reader=reader,
+                    nv12=nv12,
                 )
             )
             for uri, name in zip(uris, names, strict=True)

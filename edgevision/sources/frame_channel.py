@@ -9,7 +9,8 @@ Messages are JSON in one datagram each. From the reader:
     {"kind": "hello"}                                             the process is up, and turns to its camera
     {"kind": "open", "fps": 30.0 | null}
     {"kind": "ring", "ring": n, "slots": n, "slot_bytes": n}     with the memory's descriptor; replaces the last ring
-    {"kind": "frame", "ring", "slot", "size_wh", "capture_time_ns", "media_time_s", "captured", "dropped"}
+    {"kind": "frame", "ring", "slot", "size_wh", "pixel_format", "capture_time_ns", "media_time_s", "captured",
+     "dropped"}
     {"kind": "alive", "captured", "dropped"}                      frames come, but all slots are taken
     {"kind": "note", "text"}, {"kind": "error", "text"}
 From the owner, first: the task, with "slots"; then {"kind": "free", "ring", "slot"}; its end closing ends the reader.
@@ -31,6 +32,8 @@ from typing import Any
 MAX_MESSAGE_BYTES = 1 << 14
 MAX_SLOT_BYTES = 3 << 26
 """8192x8192 pixels of BGR."""
+FORMATS = {"bgr": (1, 3), "nv12": (2, 3), "nv12-709": (2, 3)}
+"""Pixels and their bytes. Pictures in NV12 have even sides, and chroma rows right behind those of the luma."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _ALIVE_S = 0.25
 _MAX_TEXT = 1000  # a character may take twelve bytes in JSON
@@ -42,6 +45,7 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
         "ring": (int,),
         "slot": (int,),
         "size_wh": (list,),
+        "pixel_format": (str,),
         "capture_time_ns": (int,),
         "media_time_s": (int, float, type(None)),
         "captured": (int,),
@@ -52,6 +56,19 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     "error": {"text": (str,)},
 }
 _MAX_CAUSES = 16
+
+
+def picture_bytes(size_wh: tuple[int, int], pixel_format: str) -> int:
+    """Bytes of a picture without gaps.
+
+    Raises:
+        KeyError: no such format.
+        ValueError: this format has no pictures of that size.
+    """
+    pixels, count = FORMATS[pixel_format]
+    if size_wh[0] % pixels or size_wh[1] % pixels:
+        raise ValueError(f"{pixel_format} of {size_wh[0]}x{size_wh[1]} pixels")
+    return size_wh[0] * size_wh[1] * count // pixels
 
 
 class Outlet:
@@ -106,9 +123,14 @@ class Outlet:
         return index, memoryview(self._memory)[start : start + size_bytes]
 
     def publish(
-        self, slot: int, size_wh: tuple[int, int], capture_time_ns: int, media_time_s: float | None = None
+        self,
+        slot: int,
+        size_wh: tuple[int, int],
+        capture_time_ns: int,
+        media_time_s: float | None = None,
+        pixel_format: str = "bgr",
     ) -> None:
-        """Hand over a slot that a picture, (h, w, 3) BGR without gaps, was written into."""
+        """Hand over a slot that a picture of one of FORMATS, without gaps, was written into."""
         self.captured += 1
         self._send(
             {
@@ -116,6 +138,7 @@ class Outlet:
                 "ring": self._ring,
                 "slot": slot,
                 "size_wh": size_wh,
+                "pixel_format": pixel_format,
                 "capture_time_ns": capture_time_ns,
                 "media_time_s": media_time_s,
                 "captured": self.captured,
@@ -229,7 +252,7 @@ class Inlet:
         ring, (width, height) = self._ring, message["size_wh"]
         if ring is None or message["ring"] != ring.number or not 0 <= message["slot"] < ring.slots:
             raise ValueError(f"slot {message['slot']} of ring {message['ring']} does not exist")
-        if min(width, height) < 1 or 3 * width * height > ring.slot_bytes:
+        if min(width, height) < 1 or picture_bytes((width, height), message["pixel_format"]) > ring.slot_bytes:
             raise ValueError(f"a picture of {width}x{height} does not fit into {ring.slot_bytes} bytes")
 
     def free(self, ring: int, slot: int) -> None:

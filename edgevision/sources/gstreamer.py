@@ -25,4 +25,4 @@ def make(uri: str, status: SourceStatus, options: SourceOptions) -> Source:
     """
     gstreamer = require_gstreamer(status.uri)
     pipeline = pipeline_for(uri, gstreamer.elements)
-    return LiveSource(lambda: gstreamer.start(pipeline), status, options)
+    return LiveSource(lambda: gstreamer.start(pipeline, nv12=options.nv12), status, options)

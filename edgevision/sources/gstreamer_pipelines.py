@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from edgevision.errors import SourceError, UsageError
 
-SINK = "edgevision_sink"
+SINK, FORMAT, HARDWARE_FORMAT = "edgevision_sink", "edgevision_format", "edgevision_hardware_format"
 _APPSINK = f"appsink name={SINK} max-buffers=1 drop=true sync=false"
 _DEFAULT_FPS = 30
 
@@ -42,7 +42,8 @@ class GstreamerPipeline:
     """What the reader is told.
 
     Attributes:
-        text: as gst-launch-1.0 takes it, ending in an appsink named `SINK` that gives BGR.
+        text: as gst-launch-1.0 takes it, ending in an appsink named `SINK` that gives BGR; the caps filters named
+            `FORMAT` and, behind a hardware converter, `HARDWARE_FORMAT` may be told otherwise.
         properties: element's name -> its properties that come from the user: never part of the text, where a quote or
             an exclamation mark in an address would be more than an address.
     """
@@ -88,8 +89,12 @@ def _need(elements: Set[str], *names: str) -> None:
 def _to_bgr(elements: Set[str]) -> str:
     """From whatever a decoder gives to BGR in main memory; on a Jetson by its converter as far as that goes."""
     _need(elements, "videoconvert", "appsink")
-    hardware = "nvvidconv ! video/x-raw,format=BGRx ! " if "nvvidconv" in elements else ""
-    return f"{hardware}videoconvert n-threads=1 ! video/x-raw,format=BGR ! {_APPSINK}"
+    hardware = f"nvvidconv ! {_filter(HARDWARE_FORMAT, 'BGRx')} ! " if "nvvidconv" in elements else ""
+    return f"{hardware}videoconvert n-threads=1 ! {_filter(FORMAT, 'BGR')} ! {_APPSINK}"
+
+
+def _filter(name: str, pixel_format: str) -> str:
+    return f"capsfilter name={name} caps=video/x-raw,format={pixel_format}"
 
 
 def _csi(uri: str, elements: Set[str]) -> GstreamerPipeline:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from edgevision.errors import SourceError
-from edgevision.sources.gstreamer_pipelines import PACKAGES, SINK, GstreamerPipeline
+from edgevision.sources.gstreamer_pipelines import FORMAT, HARDWARE_FORMAT, PACKAGES, SINK, GstreamerPipeline
 from edgevision.sources.reader_process import ReaderProcess
 
 READER = Path(__file__).with_name("gstreamer_reader.py")
@@ -34,13 +34,17 @@ class GstreamerPython:
     version: str
     elements: frozenset[str]
 
-    def start(self, pipeline: GstreamerPipeline) -> ReaderProcess:
+    def start(self, pipeline: GstreamerPipeline, *, nv12: bool = False) -> ReaderProcess:
         """Start a reader.
+
+        Args:
+            nv12: hand pictures over in NV12 where their colours are of that kind.
 
         Raises:
             SourceError: it cannot be started.
         """
-        task = {"pipeline": pipeline.text, "properties": pipeline.properties, "sink": SINK}
+        task = {"pipeline": pipeline.text, "properties": pipeline.properties, "sink": SINK, "nv12": nv12}
+        task["formats"] = {FORMAT: ("NV12", "BGR"), HARDWARE_FORMAT: ("NV12", "BGRx")}
         return ReaderProcess([self.python, "-I", str(READER)], task)
 
 

@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 _PULL_NS = 100_000_000
+_SD_HEIGHT = 576
+# GStreamer's names for limited range and a matrix; what has no name begins with their numbers.
+_COLOURS = {"bt601": "nv12", "bt709": "nv12-709"}
+_RANGE_AND_MATRIX = {"2:4:": "nv12", "2:3:": "nv12-709"}
 _OLDEST_NS = 10_000_000_000  # a time stamp further away is no time of capture
 
 
@@ -54,6 +58,7 @@ def _read(outlet: Any, task: dict[str, Any]) -> None:
         for key, value in properties.items():
             element.set_property(key, value)
     sink, bus = pipeline.get_by_name(task["sink"]), pipeline.get_bus()
+    _choose_format(gst, pipeline, task, task["nv12"])
     try:
         pipeline.set_state(gst.State.PLAYING)
         opened = False
@@ -62,10 +67,15 @@ def _read(outlet: Any, task: dict[str, Any]) -> None:
             if sample is None:
                 _check_bus(gst, bus, outlet.captured)
                 continue
+            structure = sample.get_caps().get_structure(0)
+            pixel_format = _pixel_format(structure)
+            if pixel_format is None:
+                _choose_format(gst, pipeline, task, False)
+                continue
             if not opened:
                 opened = True
-                outlet.opened(_fps(sample.get_caps().get_structure(0)))
-            _publish(gst, outlet, pipeline, sample)
+                outlet.opened(_fps(structure))
+            _publish(gst, outlet, pipeline, sample, pixel_format)
     finally:
         pipeline.set_state(gst.State.NULL)
 
@@ -81,32 +91,53 @@ def _check_bus(gst: Any, bus: Any, captured: int) -> None:
     raise EOFError(f"GStreamer: {error.message} {reason} (from {message.src.get_name()})")
 
 
+def _choose_format(gst: Any, pipeline: Any, task: dict[str, Any], nv12: bool) -> None:
+    for name, (planes, bgr) in task["formats"].items():
+        element = pipeline.get_by_name(name)
+        if element is not None:
+            element.set_property("caps", gst.Caps.from_string(f"video/x-raw,format={planes if nv12 else bgr}"))
+
+
+def _pixel_format(structure: Any) -> str | None:
+    """What frame_channel.py calls it; None for NV12 that it has no name for: full range, another matrix, odd sides."""
+    if structure.get_string("format") == "BGR":
+        return "bgr"
+    height = structure.get_value("height")
+    if structure.get_value("width") % 2 or height % 2:
+        return None
+    colours = structure.get_string("colorimetry")
+    if colours is None:  # what GStreamer's own converter takes then
+        return "nv12-709" if height > _SD_HEIGHT else "nv12"
+    return _COLOURS.get(colours) or _RANGE_AND_MATRIX.get(colours[:4])
+
+
 def _fps(structure: Any) -> float | None:
     found, numerator, denominator = structure.get_fraction("framerate")
     return numerator / denominator if found and numerator and denominator else None
 
 
-def _publish(gst: Any, outlet: Any, pipeline: Any, sample: Any) -> None:
+def _publish(gst: Any, outlet: Any, pipeline: Any, sample: Any, pixel_format: str) -> None:
     structure, buffer = sample.get_caps().get_structure(0), sample.get_buffer()
     width, height = structure.get_value("width"), structure.get_value("height")
-    taken = outlet.slot(3 * width * height)
+    row, rows = (3 * width, height) if pixel_format == "bgr" else (width, height * 3 // 2)
+    taken = outlet.slot(row * rows)
     if taken is None:
         return
     slot, memory = taken
-    row, pitch = 3 * width, (3 * width + 3) // 4 * 4
+    pitch = (row + 3) // 4 * 4
     mapped, info = buffer.map(gst.MapFlags.READ)
     if not mapped:
         raise EOFError("GStreamer: a picture's memory cannot be read")
     try:
         data = memoryview(info.data)
         if pitch == row:
-            memory[:] = data[: row * height]
+            memory[:] = data[: row * rows]
         else:
-            for y in range(height):
+            for y in range(rows):
                 memory[y * row : (y + 1) * row] = data[y * pitch : y * pitch + row]
     finally:
         buffer.unmap(info)
-    outlet.publish(slot, (width, height), _captured_ns(gst, pipeline, sample))
+    outlet.publish(slot, (width, height), _captured_ns(gst, pipeline, sample), pixel_format=pixel_format)
 
 
 def _captured_ns(gst: Any, pipeline: Any, sample: Any) -> int:

@@ -20,6 +20,7 @@ class SourceOptions:
         give_up_s: without a frame for this long a camera is dead; None: it is waited for as long as the program runs.
         every_frame: of a live source, all frames in order as long as memory for them lasts, not the newest only.
         reader: what reads a live source: one of READERS.
+        nv12: of a live source, pictures in NV12 where its reader has them nearly so, for models on a GPU.
 
     Raises:
         UsageError: a time that is not positive, or another reader.
@@ -31,6 +32,7 @@ class SourceOptions:
     give_up_s: float | None = None
     every_frame: bool = False
     reader: str = "auto"
+    nv12: bool = False
 
     def __post_init__(self) -> None:
         for name in ("timeout_s", "first_pause_s", "longest_pause_s", "give_up_s"):

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevision.errors import SourceError
+from edgevision.kernels.cpu_nv12 import nv12_picture
+from edgevision.nv12 import Nv12Picture
 from edgevision.polling import readable
-from edgevision.sources.frame_channel import Inlet, Ring
+from edgevision.sources.frame_channel import Inlet, Ring, picture_bytes
 
 SLOTS = 24
 """Pictures of one source in use at once: waiting, in the lanes, at the sinks. Memory never needed is never touched."""
@@ -28,10 +30,10 @@ _KILL_LIMIT_S = 1.0
 
 @dataclass(frozen=True)
 class Arrived:
-    """A message of the reader, and the picture that came with it, (h, w, 3) uint8 BGR in shared memory."""
+    """A message of the reader, and the picture that came with it, (h, w, 3) uint8 BGR or NV12, in shared memory."""
 
     message: Mapping[str, Any]
-    picture: NDArray[np.uint8] | None
+    picture: NDArray[np.uint8] | Nv12Picture | None
 
 
 class ReaderProcess:
@@ -100,19 +102,22 @@ class ReaderProcess:
         assert ring is not None
         return Arrived(message, self._picture(ring, message))
 
-    def _picture(self, ring: Ring, message: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def _picture(self, ring: Ring, message: Mapping[str, Any]) -> NDArray[np.uint8] | Nv12Picture:
         width, height = message["size_wh"]
-        kind = ctypes.c_uint8 * (3 * width * height)
-        memory = kind.from_buffer(ring.memory, message["slot"] * ring.slot_bytes)
-        picture: NDArray[np.uint8] = np.frombuffer(memory, np.uint8).reshape(height, width, 3)
+        pixel_format = message["pixel_format"]
+        kind = ctypes.c_uint8 * picture_bytes((width, height), pixel_format)
+        memory: Any = kind.from_buffer(ring.memory, message["slot"] * ring.slot_bytes)
+        pixels: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
         if len(self._lent) >= ring.slots - _SPARE_SLOTS:
-            picture = picture.copy()
+            pixels = pixels.copy()
             self._inlet.free(ring.number, message["slot"])
-            return picture
-        self._lent.add((ring.number, message["slot"]))
-        # All arrays on these bytes keep this object, whatever is sliced from whatever.
-        weakref.finalize(memory, self._take_back, ring.number, message["slot"]).atexit = False
-        return picture
+        else:
+            self._lent.add((ring.number, message["slot"]))
+            # All arrays on these bytes keep this object, whatever is sliced from whatever.
+            weakref.finalize(memory, self._take_back, ring.number, message["slot"]).atexit = False
+        if pixel_format == "bgr":
+            return pixels.reshape(height, width, 3)
+        return nv12_picture(pixels.reshape(-1, width), pixel_format)
 
     def _take_back(self, ring: int, slot: int) -> None:
         self._lent.discard((ring, slot))

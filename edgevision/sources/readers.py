@@ -50,10 +50,10 @@ def choose_reader(
                     raise
             else:
                 status.reader = "gstreamer"
-                return lambda: found.start(pipeline)
+                return lambda: found.start(pipeline, nv12=options.nv12)
     if wanted in ("auto", "av") and (wanted == "av" or importlib.util.find_spec("av") is not None):
         status.reader = "av"
-        return lambda: start_av_reader(location, status.uri, av_options, av_format)
+        return lambda: start_av_reader(location, status.uri, av_options, av_format, nv12=options.nv12)
     status.reader = "opencv"
     return lambda: start_cv_reader(location)
 

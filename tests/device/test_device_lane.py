@@ -19,8 +19,11 @@ from edgevision.bundle import write_bundle
 from edgevision.cuda import open_device
 from edgevision.errors import BuildError, BundleError, DeviceError, SessionError, UsageError
 from edgevision.frame import DevicePicture, Frame
+from edgevision.kernels.cpu_nv12 import nv12_picture
+from edgevision.kernels.fixed_point import bgr_from_nv12
 from edgevision.manifest import GraphInfo, Nms
 from edgevision.model import Model
+from edgevision.nv12 import NV12_FORMATS
 from edgevision.results import Detections, SegmentationMap
 from tests.device_models import batch_bundle, noise, painted
 from tests.standins import cuda as standin
@@ -199,6 +202,24 @@ class TestZeroCopy:
         for nothing in ("pageable_copies", "device_copies", "blocking_calls", "allocations", "pinned_allocations"):
             assert got.get(nothing, 0) == 0, nothing
         assert got["graph_launches"] == frames
+
+    @pytest.mark.parametrize("pixel_format", NV12_FORMATS)
+    def test_pictures_in_nv12_are_uploaded_as_they_are(
+        self, warm: Model, detector: Path, driver: standin.Driver, pixel_format: str
+    ) -> None:
+        planes = np.random.default_rng(5).integers(16, 236, (720, 640), dtype=np.uint8)
+        picture = nv12_picture(planes, pixel_format)
+        exact = bgr_from_nv12(planes[:480], planes[480:].reshape(240, 320, 2), pixel_format)
+        with edgevision.load(detector, backend="cpu") as cpu:
+            wanted = cpu(exact)
+        same(warm(Frame(picture)), wanted)
+        before = driver.counters()
+        for _ in range(5):
+            same(warm(Frame(picture)), wanted)
+        after = driver.counters()
+        assert after["uploads"] - before["uploads"] == 5
+        assert after["upload_bytes"] - before["upload_bytes"] == 5 * 640 * 480 * 3 // 2
+        assert after["graph_launches"] - before["graph_launches"] == 5
 
     def test_a_picture_on_the_device_is_not_copied_at_all(
         self, warm: Model, memory: str, driver: standin.Driver

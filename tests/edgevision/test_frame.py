@@ -60,7 +60,7 @@ class TestOnTheDevice:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"pixel_format": "rgba"}, "is bgr, rgb or nv12, got 'rgba'"),
+            ({"pixel_format": "rgba"}, "is bgr, rgb, nv12 or nv12-709, got 'rgba'"),
             ({"pitch_bytes": 1919}, "a pitch of 1920 bytes or more, got address 0x1000, pitch 1919"),
             ({"address": 0}, "needs an address"),
             ({"size_wh": (640, 0)}, "sides are 1 to 32767 pixels, got 640x0"),

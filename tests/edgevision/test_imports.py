@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = ("types", "computation", "device and I/O", "assembly", "command line")
 NAMED = {
     "activity": "types",
+    "nv12": "types",
     "errors": "types",
     "results": "types",
     "frame": "types",

@@ -23,6 +23,7 @@ from edgevision.kernels.cuda_preprocess import CudaPreprocessor
 from edgevision.kernels.fixed_point import bgr_from_nv12
 from edgevision.kernels.picture import PIXEL_FORMATS
 from edgevision.manifest import COLORS, Preprocess
+from edgevision.nv12 import is_nv12
 from tests.standins.host_device import HostDevice, HostModule, open_kernels
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -48,7 +49,7 @@ class Planes:
 
     def place(self, preprocessor: CudaPreprocessor, index: int) -> None:
         chroma = {}
-        if self.pixel_format == "nv12":
+        if is_nv12(self.pixel_format):
             chroma = {"chroma_address": self.chroma.ctypes.data, "chroma_pitch_bytes": self.chroma_pitch_bytes}
         address = self.memory.ctypes.data
         where = (*self.size_wh, self.pixel_format, self.pitch_bytes, address)
@@ -73,7 +74,7 @@ def noise(nbytes: int, seed: int, *, offset: int = 0, at_end_of_memory: bool = F
 
 def planes(size_wh: tuple[int, int], pixel_format: str, extra: int = 0, seed: int = 0, **memory: Any) -> Planes:
     width, height = size_wh
-    if pixel_format == "nv12":
+    if is_nv12(pixel_format):
         pitch, chroma_w, chroma_h = width + extra, (width + 1) // 2, (height + 1) // 2
         chroma_pitch = 2 * chroma_w + extra
         luma = noise(pitch * (height - 1) + width, seed, **memory)
@@ -81,6 +82,7 @@ def planes(size_wh: tuple[int, int], pixel_format: str, extra: int = 0, seed: in
         bgr = bgr_from_nv12(
             as_strided(luma, (height, width), (pitch, 1)),
             as_strided(chroma, (chroma_h, chroma_w, 2), (chroma_pitch, 2, 1)),
+            pixel_format,
         )
         return Planes(size_wh, pixel_format, pitch, chroma_pitch, luma, chroma, bgr)
     pitch = 3 * width + extra

@@ -27,8 +27,8 @@ def test_the_record_is_the_structure_of_the_kernels() -> None:
 
 def test_formats_have_the_kernels_numbers() -> None:
     source = Path(picture.__file__).with_name("picture.cuh").read_text()
-    numbers = dict(re.findall(r"(BGR|RGB|NV12) = (\d)", source))
-    assert {name.upper(): str(number) for number, name in enumerate(PIXEL_FORMATS)} == numbers
+    numbers = dict(re.findall(r"(\w+) = (\d)", source))
+    assert {name.upper().replace("-", "_"): str(number) for number, name in enumerate(PIXEL_FORMATS)} == numbers
 
 
 def test_chroma_lies_behind_the_luma_unless_said_otherwise() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import json
 import os
 import resource
 import signal
@@ -185,6 +187,36 @@ def pair() -> Iterator[tuple[Inlet, socket.socket]]:
     with theirs:
         yield inlet, theirs
     inlet.close()
+
+
+@pytest.mark.parametrize(
+    ("size_wh", "pixel_format", "message"),
+    [
+        ([64, 64], "bgr", "does not fit into 8192 bytes"),
+        ([128, 64], "nv12", "does not fit into 8192 bytes"),
+        ([63, 64], "nv12", "nv12 of 63x64"),
+        ([64, 64], "i420", "not understood"),
+        ([64, 64], 7, "pixel_format is 7"),
+        ([0, 64], "nv12", "0x64"),
+    ],
+)
+def test_a_picture_that_cannot_be_there_is_refused(
+    pair: tuple[Inlet, socket.socket], size_wh: list[int], pixel_format: object, message: str
+) -> None:
+    descriptor = os.memfd_create("frames", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, 2 * 8192)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    ring = {"kind": "ring", "ring": 0, "slots": 2, "slot_bytes": 8192}
+    socket.send_fds(pair[1], [json.dumps(ring).encode()], [descriptor])
+    os.close(descriptor)
+    assert pair[0].receive() is not None
+    times = {"capture_time_ns": 1, "media_time_s": None, "captured": 1, "dropped": {}}
+    frame = {"kind": "frame", "ring": 0, "slot": 0, "size_wh": [64, 64], "pixel_format": "nv12", **times}
+    pair[1].send(json.dumps(frame).encode())
+    assert pair[0].receive() is not None
+    pair[1].send(json.dumps({**frame, "size_wh": size_wh, "pixel_format": pixel_format}).encode())
+    with pytest.raises(ValueError, match=message):
+        pair[0].receive()
 
 
 @pytest.mark.parametrize(
