@@ -12,7 +12,9 @@ import pytest
 import edgevision
 from edgevision.cli import main
 from edgevision.evaluation import evaluate, open_dataset
+from edgevision.sources.gstreamer_python import REMEDY, find_gstreamer
 from tests.device_models import noise
+from tests.standins import cuda as standin
 from tests.standins.tensorrt import Standin
 from tests.tiny_models import COLOURS, segmenter_bundle
 
@@ -47,6 +49,17 @@ def test_bench_says_what_ran(
     assert set(data["stages_ms"]) == {"preprocess", "inference", "postprocess"}
     text = capsys.readouterr().out
     assert "on stand-in GPU (SM 87), TensorRT 10.3.0, model.onnx (fp32), replayed as a CUDA graph" in text
+
+
+def test_cameras_come_in_nv12_and_are_uploaded_so(trt: Standin, driver: standin.Driver, segmenter: Path) -> None:
+    if find_gstreamer() is None:
+        pytest.skip(f"needs GStreamer: {REMEDY}")
+    camera = "gst:videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=30/1"
+    before = driver.counters()
+    assert main(["run", str(segmenter), camera, "--backend", "tensorrt", "--frames", "8", "--quiet"]) == 0
+    uploaded = driver.counters()["upload_bytes"] - before.get("upload_bytes", 0)
+    frames = 8 * 320 * 240 * 3 // 2
+    assert frames <= uploaded < frames + 100_000  # and what the kernels are told once
 
 
 def test_eval_gives_the_cpus_figures(

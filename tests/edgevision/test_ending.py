@@ -305,6 +305,24 @@ def test_a_sink_without_progress_at_the_end_of_a_recording_is_left_behind_and_th
         hanging.released.set()
 
 
+def test_an_error_ends_the_run_in_time_and_is_what_is_raised_although_a_sink_hangs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def on_result(frame: Frame, result: Result, timing_ms: Mapping[str, float]) -> None:
+        raise ZeroDivisionError("the callback broke")
+
+    hanging, started = Hanging("write"), time.monotonic()
+    with no_thread_left():
+        pipeline = Pipeline(
+            CountingModel(), [ListSource(10**6, live=True, pause_s=0.005)], [hanging], on_result=on_result
+        )
+        with pytest.raises(ZeroDivisionError, match="the callback broke"):
+            pipeline.run()
+        assert time.monotonic() - started < LATEST_S
+        assert "left behind, 2 s after the end: sink hanging, writing" in caplog.text
+        hanging.released.set()
+
+
 def test_a_callback_that_never_returns_is_left_behind_when_the_run_is_stopped(tmp_path: Path) -> None:
     released = threading.Event()
     with no_thread_left():
