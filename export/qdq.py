@@ -74,7 +74,7 @@ class QdqWriter:
         shifted = tensor
         if offset:
             shifted = self.fresh(f"{tensor}/centred")
-            constant = self.graph.add_constant(f"{tensor}/centre", offset)
+            constant = self.graph.add_constant(f"{tensor}/centre", np.asarray(offset))
             self.nodes.append(helper.make_node("Sub", [tensor, constant], [shifted], name=f"{tensor}/centre"))
         grid = self.grid(tensor, half_scales(np.float64(limit)), np.int8(0))
         quantised = self.quantize(shifted, grid, tensor)

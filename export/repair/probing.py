@@ -60,8 +60,8 @@ def probe_layers(
         for index in plan.tensorrt_inputs.get(key(node), ()):
             tensor = node.input[index]
             if tensor not in activations:
-                found = range_of(ranges, tensor)
-                activations[tensor] = writer.activation(tensor, found, method, centred=tensor in plan.centred)
+                range_ = range_of(ranges, tensor)
+                activations[tensor] = writer.activation(tensor, range_, method, centred=tensor in plan.centred)
             pair = (tensor, activations[tensor].tensor)
             weight = weight_of(source, node)
             if weight is not None:
