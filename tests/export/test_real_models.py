@@ -234,6 +234,30 @@ def test_the_documented_accuracy(
     assert {key: got[key] for key in expected} == pytest.approx(expected, abs=TOLERANCE)
 
 
+# Agreement of INT8 with float ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.families
+@pytest.mark.parametrize(
+    ("name", "figure", "least"),
+    [
+        # What a default export reaches on pictures it was not calibrated on; --max-drop is for more.
+        ("ultraface_rfb_320", "matched_around", 0.94),
+        ("yunet_n_640", "matched_around", 0.96),
+        ("prisma_portrait_256", "mask_iou", 0.97),
+    ],
+)
+def test_int8_agrees_with_float(shared: Path, tmp_path: Path, name: str, figure: str, least: float) -> None:
+    bundle, report = tmp_path / "model.edge", tmp_path / "eval.json"
+    pictures = ["--calibration-images", str(shared / "data/coco_calib/images")]
+    assert main(export_arguments(shared, name, bundle, "--precision", "int8", *pictures)) == 0
+    folder = str(shared / "data/coco_val_a/images")
+    assert main(["eval", str(bundle), "--images", folder, "--json", str(report), "--quiet"]) == 0
+    graphs = json.loads(report.read_text())["graphs"]
+    assert graphs["tensorrt.onnx"]["agreement"][figure] >= least
+    assert graphs["tensorrt_fp16.onnx"]["agreement"][figure] >= 0.99
+
+
 # NVIDIA's builder ---------------------------------------------------------------------------------------------------
 
 
