@@ -118,7 +118,6 @@ def soak(folder: Path, frames: int) -> tuple[Pipeline, list[Sample], dict[str, A
     # In a process of its own: exporting and encoding leave several times the memory of a runtime behind.
     code = f"import sys, pathlib; from {__spec__.name} import prepare; prepare(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
-    one_arena()  # as `edgevision run` does
     sources = [edgevision.open_source(uri, source_id=name) for name, uri in _CAMERAS.items()]
     page = LivePage("127.0.0.1", 0)
     sinks = [*(open_sink(folder / file, sources) for file in ("out.jsonl", "out.csv")), page]
@@ -174,6 +173,7 @@ def main() -> int:
     parser.set_defaults(quiet=False)
     args = parser.parse_args()
     logging.getLogger("edgevision").setLevel(logging.ERROR)
+    one_arena()  # as `edgevision run` does
     with tempfile.TemporaryDirectory() as name:
         pipeline, samples, visitor, rounds = soak(Path(name), args.frames)
     report = pipeline.report()
