@@ -15,6 +15,7 @@ Exits with 1 when it does not hold.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import statistics
@@ -66,11 +67,19 @@ class Sample:
     @classmethod
     def take(cls, frames: int, others: set[int]) -> Sample:
         """`others`: children that are no readers."""
-        children = {int(pid) for each in Path("/proc/self/task").glob("*/children") for pid in each.read_text().split()}
-        readers = [found for pid in children - others if (found := _process(str(pid))) is not None]
+        readers = [found for pid in _children() - others if (found := _process(str(pid))) is not None]
         own = _process("self")
         assert own is not None
         return cls(frames, *own, len(readers), sum(r[0] for r in readers), sum(r[1] for r in readers))
+
+
+def _children() -> set[int]:
+    """Processes that threads of this one have started."""
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            found.update(map(int, (thread / "children").read_text().split()))
+    return found
 
 
 def _process(pid: str) -> tuple[int, int] | None:
