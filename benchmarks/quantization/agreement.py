@@ -2,9 +2,9 @@
 
     python -m benchmarks.quantization.agreement [--models FILE.toml] [--only NAME...] [--output DIR] [--without-budget]
 
-Each model is exported with default options and once more with a budget (its `max_drop`, judged on the calibration
-pictures). Beside them stands what agreement can be had at all: FP16, and float against itself on pictures dithered by
-half a grey level. Results are kept in build/agreement; writes DIR/agreement.md.
+Each model is exported with default options and once more with a budget (its `max_drop`, or 2 points, judged on the
+calibration pictures). Beside them stands what agreement can be had at all: FP16, and float against itself on pictures
+dithered by half a grey level. Results are kept in build/agreement; writes DIR/agreement.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quantization.report import table
 from benchmarks.quantization.store import Store
 from benchmarks.quantization.subjects import Subject, read_subjects
 from edgevision.bundle import Bundle
@@ -30,6 +31,7 @@ from edgevision.model import Model
 _HERE = Path(__file__).parent
 _INT8, _FP16 = "tensorrt.onnx", "tensorrt_fp16.onnx"
 _LOWEST = 0.05
+_POINTS = 2.0
 _HEADER = ("model", "graph", "INT8 multiply-adds", "boxes matched", "around the threshold", "mask IoU", "pixels same")
 
 
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _measure(subject: Subject, args: argparse.Namespace) -> Iterable[tuple[str, ...]]:
     store = Store(args.work.absolute() / subject.name)
     options = dict(subject.options)
-    budget = options.pop("max_drop")
+    budget = options.pop("max_drop", _POINTS)
     key = {
         "model": sha256(subject.file.read_bytes()),
         "options": options,
@@ -129,16 +131,13 @@ def _row(model: str, graph: str, share: str, figures: dict[str, Any]) -> tuple[s
 
 def _page(rows: list[tuple[str, ...]], args: argparse.Namespace) -> str:
     pictures = "the pictures" if args.limit is None else f"the first {args.limit} pictures"
-    lines = [
-        "# Agreement with float",
-        "",
+    return (
+        "# Agreement with float\n\n"
         f"Made by `python -m benchmarks.quantization.agreement`: {args.repeats} dithered runs on {pictures} of a "
         "folder that was not calibrated on, ± one standard error of the runs. Boxes are paired at IoU 0.5 at the "
-        "bundle's threshold; around it: the mean over thresholds up to 0.1 below and above.",
-        "",
-        *("| " + " | ".join(row) + " |" for row in (_HEADER, ("---",) * len(_HEADER), *rows)),
-    ]
-    return "\n".join(lines) + "\n"
+        "bundle's threshold; around it: the mean over thresholds up to 0.1 below and above.\n\n"
+        f"{table(_HEADER, rows)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.quantization import agreement, budget
 from benchmarks.quantization.__main__ import main
 from edgevision import models
 from edgevision.synthetic.dataset import write_dataset
@@ -54,3 +55,32 @@ def test_ours_and_a_peer_are_measured_judged_written_and_not_measured_twice(
 def test_a_model_that_is_not_named_ends_with_2(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--models", str(named), "--only", "nobody"]) == 2
     assert "names no model" in capsys.readouterr().err
+
+
+def test_a_budget_is_met_written_and_not_searched_twice(named: Path, tmp_path: Path) -> None:
+    command = ["--models", str(named), "--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
+    command += ["--max-drop", "30"]
+    assert budget.main(command) == 0
+    page = (tmp_path / "out" / "budget.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith("| aerial"))
+    assert row.endswith("| yes |")
+    assert "| 0 of " in row
+    assert budget.main(command) == 0
+    assert (tmp_path / "out" / "budget.md").read_text() == page
+
+
+def test_agreement_stands_beside_what_can_be_had(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", [4], 3, (640, 360), quiet=True)
+    file = tmp_path / "models.toml"
+    file.write_text(
+        f"calibration_images = {str(data.images)!r}\n[models.aerial]\n"
+        f"file = {str(models.path('aerial_detector'))!r}\ndataset = {str(data.images)!r}\n"
+    )
+    command = ["--models", str(file), "--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
+    assert agreement.main([*command, "--repeats", "2", "--limit", "2", "--without-budget"]) == 0
+    lines = (tmp_path / "out" / "agreement.md").read_text().splitlines()
+    shares = {
+        cells[2].strip(): float(cells[4].split("%")[0]) for line in lines[6:] if len(cells := line.split("|")) > 4
+    }
+    assert set(shares) == {"INT8, default", "FP16", "float, dithered"}
+    assert 50 < shares["INT8, default"] <= shares["FP16"] <= 100
