@@ -16,6 +16,7 @@ from edgevision.batch_window import BatchWindow
 from edgevision.frame import Frame
 
 _WAKE_S = 1.0  # everybody is notified; this only bounds the harm if somebody once is not
+_CREDIT = 2  # turns that a source may be behind the others and catch up
 Item = TypeVar("Item")
 
 
@@ -29,7 +30,11 @@ class Ticket:
 
 
 class Intake:
-    """Frames of several sources, handed out in turn: of those that have one, the source that had its turn longest ago.
+    """Frames of several sources, handed out in turn: of those that have one, the source that had fewest turns.
+
+    One that had nothing when its turn was catches up, by two turns at most: so a camera gets its share although its
+    frames come when they come, and nobody is shut out by one that comes back after a while (start-time fair queueing,
+    Goyal, Vin and Cheng 1996, with bounded credit).
 
     A recording's queue is a few frames long, and makes its source wait. A live source's queue holds the newest frame
     only; the one it replaces is counted, and so is one that has grown older than `max_age_ms` when a lane wants it.
@@ -60,6 +65,8 @@ class Intake:
         self._live: dict[int, bool] = {}
         # Of sources that are open, or have frames left; whoever has waited longest since its last turn comes first.
         self._queues: dict[int, deque[Frame]] = {}
+        self._turns: dict[int, int] = {}
+        self._latest = 0  # the most turns of any that had one
         self._open: set[int] = set()
         self._changed = threading.Condition()
         self._window = BatchWindow()
@@ -74,7 +81,7 @@ class Intake:
         """One more source; its number."""
         with self._changed:
             source, self._added = self._added, self._added + 1
-            self._live[source], self._queues[source] = live, deque()
+            self._live[source], self._queues[source], self._turns[source] = live, deque(), self._latest
             self.handed_out[source], self.dropped[source] = 0, Counter()
             self._open.add(source)
             return source
@@ -124,6 +131,7 @@ class Intake:
         """Look no more at the queue of a source that is over."""
         if source not in self._open and not self._queues.get(source):
             self._queues.pop(source, None)
+            self._turns.pop(source, None)
             self._window.forget(source)
 
     def waits(self, source: int) -> bool:
@@ -171,11 +179,15 @@ class Intake:
     def _next(self) -> Ticket | None:
         if self._closed:
             return None
-        for source in list(self._queues):
+        for source in sorted(self._queues, key=self._had):
+            turns = self._had(source)
             frame = self._pop(source)
             if frame is not None:
-                return self._hand_out(source, frame)
+                return self._hand_out(source, turns, frame)
         return None
+
+    def _had(self, source: int) -> int:
+        return max(self._turns[source], self._latest - _CREDIT)
 
     def _pop(self, source: int) -> Frame | None:
         queue = self._queues[source]
@@ -189,11 +201,13 @@ class Intake:
             return None
         return frame
 
-    def _hand_out(self, source: int, frame: Frame) -> Ticket:
+    def _hand_out(self, source: int, turns: int, frame: Frame) -> Ticket:
         ticket = Ticket(self._number, source, frame)
         self._number += 1
+        self._latest = max(self._latest, turns)
         if source in self._queues:
             self._queues[source] = self._queues.pop(source)  # to the end
+            self._turns[source] = turns + 1
         self.handed_out[source] += 1
         if self._number == self._limit:
             self._close()

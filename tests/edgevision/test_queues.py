@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -97,6 +99,36 @@ def test_a_camera_is_not_passed_over_because_it_had_nothing_when_its_turn_was(ga
                 take(intake)
     assert intake.dropped[4] == {}
     assert intake.handed_out[4] == 2 * len(gaps)
+
+
+@pytest.mark.parametrize(("every", "least"), [(4.5, 198), (4.9, 198), (7.0, 142)])
+def test_a_camera_that_offers_more_than_its_share_gets_all_of_it(every: float, least: int) -> None:
+    """Of 1000 hand-outs among five sources 200, although a newer frame replaces one that waits; or all it offers."""
+    intake, random = Intake([False] * 4 + [True], depth=2), Random(0)
+    arrivals = iter(sorted(every * i + random.uniform(0, 3) for i in range(300)))
+    arrival, offered = next(arrivals), Counter[int]()
+    for now in range(1000):
+        for source in range(4):
+            if intake.handed_out[source] + 2 > offered[source]:
+                intake.put(source, frame(0))
+                offered[source] += 1
+        while arrival <= now:
+            intake.put(4, frame(0))
+            arrival = next(arrivals)
+        take(intake)
+    assert least <= intake.handed_out[4] <= 201
+
+
+def test_a_source_that_had_nothing_for_long_does_not_shut_the_others_out() -> None:
+    intake = Intake([False, False], depth=100)
+    for i in range(100):
+        intake.put(0, frame(i))
+    for _ in range(50):
+        take(intake)
+    for i in range(100):
+        intake.put(1, frame(i))
+    turns = [ticket.source for _ in range(20) if (ticket := take(intake))]
+    assert turns.count(0) >= 8
 
 
 def test_a_limit_is_exact_and_the_rest_is_counted() -> None:
