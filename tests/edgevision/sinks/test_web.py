@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import cv2
@@ -122,10 +123,14 @@ def test_pictures_come_as_a_stream_and_are_made_only_for_who_looks(page: LivePag
         answer.readline()
     answer.close()
     connection.close()
+    watched_by(view, 0)
+
+
+def watched_by(view: Any, count: int) -> None:
     deadline = time.monotonic() + 5
-    while view.watched and time.monotonic() < deadline:
+    while view.watched != count and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert view.watched == 0
+    assert view.watched == count
 
 
 def test_who_looks_at_a_silent_camera_is_not_kept_after_leaving(page: LivePage) -> None:
@@ -139,13 +144,10 @@ def test_who_looks_at_a_silent_camera_is_not_kept_after_leaving(page: LivePage) 
         connection = http.client.HTTPConnection("127.0.0.1", Client(page).port, timeout=5)
         connection.request("GET", "/view/front")
         connections.append((connection, connection.getresponse()))
-    assert view.watched == 2
+    watched_by(view, 2)
     for closing in connections[0]:
         closing.close()
-    deadline = time.monotonic() + 5
-    while view.watched == 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert view.watched == 1
+    watched_by(view, 1)
     page.forget("front")  # the camera is gone for good
     connection, answer = connections[1]
     assert answer.read() == b""
