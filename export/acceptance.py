@@ -72,14 +72,14 @@ def choose_cpu_graph(
     own_likeness = likeness["cpu.onnx"]
     doubts = concerns(emitted.infos["cpu.onnx"].precision, own_likeness)
     doubts = doubts or noisier(own_likeness, likeness["tensorrt.onnx"])
-    own = emitted.infos["cpu.onnx"].preprocess or preprocess
-    tensors = [input_tensors(spec, images)[0] for spec in (preprocess, own)]
-    ratio = speed_ratio(emitted.graphs["model.onnx"], emitted.graphs["cpu.onnx"], *tensors)
-    measured = f"INT8 ran {ratio:.2f} times as fast as float, one thread, on {cpu_name()}"
-    if ratio >= _LEAST_SPEED_UP and not doubts:
-        loss = refuses(emitted) if refuses is not None else ""
-        if not loss:
+    if not doubts:
+        own = emitted.infos["cpu.onnx"].preprocess or preprocess
+        tensors = [input_tensors(spec, images)[0] for spec in (preprocess, own)]
+        ratio = speed_ratio(emitted.graphs["model.onnx"], emitted.graphs["cpu.onnx"], *tensors)
+        measured = f"INT8 ran {ratio:.2f} times as fast as float, one thread, on {cpu_name()}"
+        loss = refuses(emitted) if refuses is not None and ratio >= _LEAST_SPEED_UP else ""
+        if ratio >= _LEAST_SPEED_UP and not loss:
             return "cpu.onnx", measured
-        doubts = [f"INT8 misses the accuracy budget: {loss}"]
+        doubts = [f"INT8 misses the accuracy budget: {loss}" if loss else measured]
     del emitted.graphs["cpu.onnx"], emitted.infos["cpu.onnx"]
-    return "model.onnx", f"float, because {'; '.join(doubts) if doubts else measured}"
+    return "model.onnx", f"float, because {'; '.join(doubts)}"
