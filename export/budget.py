@@ -98,7 +98,7 @@ class Budget:
         with Progress("meeting the accuracy budget", self._most_runs(len(order)), quiet=self._quiet) as progress:
             for attempt in range(_VERDICTS):
                 kept, loss = self._search(order, kept, refuted, seeds, progress)
-                problem = loss.miss(self._goal, _DOUBT)
+                problem = self._miss(loss, _DOUBT)
                 if problem or kept == len(order) > 0:
                     break
                 loss, problem = self._confirm(order[:kept], _FRESH * (attempt + 1), progress)
@@ -124,13 +124,13 @@ class Budget:
         loss = loss_of(runs, self._verdict.seeds)
         self._prepared.report.accuracy["cpu.onnx"] = loss.value
         self._prepared.report.budget["cpu"] = facts_of(loss)
-        return loss.miss(self._goal, _ERRORS)
+        return self._miss(loss, _ERRORS)
 
     def _confirm(self, kept: Sequence[Layer], seed: int, progress: Progress) -> tuple[Loss, str]:
         """The loss with seeds from `seed` on, twice as many where the first do not tell; and why it is too much."""
         for count in (self._runs["verdict"], 2 * self._runs["verdict"]):
             loss = self._verdict = self._judge(kept, range(seed, seed + count), progress, typed=True)
-            problem = loss.miss(self._goal, _ERRORS)
+            problem = self._miss(loss, _ERRORS)
             if problem or not loss.miss(self._goal):
                 break
         return loss, problem
@@ -149,7 +149,7 @@ class Budget:
         def holds(count: int) -> bool:
             typed = count == len(order)  # float16 is all that is left to lose by
             losses[count] = self._judge(order[:count], seeds, progress, typed=typed)
-            return not losses[count].miss(self._goal, _DOUBT)
+            return not self._miss(losses[count], _DOUBT)
 
         if (refuted is None and holds(first)) or first == len(order):
             return first, losses[first]
@@ -176,13 +176,13 @@ class Budget:
             runs.append(self._measured("tensorrt.onnx", graph.serialize(), info, seed))
             loss = loss_of(runs, seeds[:number])
             progress.update(note=f"{len(kept)} layers in FP16 lose {loss.drop_points:.2f} points")
-            if loss.drop_points > self._goal.max_drop + 3 * _SPREAD_POINTS / math.sqrt(number):
+            if self._is_hopeless(loss):
                 break
         self._searched.append(
             {
                 "layers_in_fp16": len(kept),
                 **facts_of(loss),
-                "met": not loss.miss(self._goal, _ERRORS if typed else _DOUBT),
+                "met": not self._miss(loss, _ERRORS if typed else _DOUBT),
             }
         )
         return loss
@@ -192,6 +192,14 @@ class Budget:
         if entry not in self._findings:
             self._findings.keep(entry, self._yardstick.run(name, graph, info, seed))
         return self._findings[entry]
+
+    def _is_hopeless(self, loss: Loss) -> bool:
+        """Whether more runs would not save it: few may scatter so much that their own standard error excuses all."""
+        return loss.drop_points > self._goal.max_drop + 3 * _SPREAD_POINTS / math.sqrt(len(loss.seeds))
+
+    def _miss(self, loss: Loss, errors: float) -> str:
+        """Why a loss is too much, in words; each figure may lie beyond its bound by so many of its standard errors."""
+        return loss.miss(self._goal, 0.0 if self._is_hopeless(loss) else errors)
 
     def _most_runs(self, count: int) -> int:
         """Of a search whose first verdict holds."""

@@ -199,6 +199,22 @@ def test_luck_in_the_search_does_not_pass_the_verdict(
     assert not set(second["seeds"]) & set(last["seeds"])
 
 
+def test_runs_that_scatter_widely_do_not_excuse_a_large_loss(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verdict on all in INT8: the first run loses nothing, the next 10 points; the mean of 5 has an error of 5."""
+
+    def scattered(_: Any, name: str, graph: bytes, info: Any, seed: int) -> dict[str, float | None]:
+        value = 0.9 if info.layers_int8 == 5 and seed > 1000 else 1.0
+        return {"reference": 1.0, "value": value, "score_shift": None, "float_recall": None, "recall": None}
+
+    monkeypatch.setattr(yardstick.Yardstick, "run", scattered)
+    report = exported(tmp_path, pictures)
+    assert kept(report) == [BAD]
+    verdict = report.budget["search"][1]
+    assert (verdict["layers_in_fp16"], verdict["drop_points"], verdict["met"]) == (0, pytest.approx(5.0), False)
+
+
 def test_where_int8_loses_little_no_layer_is_given_up(tmp_path: Path, pictures: Path) -> None:
     config = ExportConfig(calibration_images=pictures, max_drop=20.0, quiet=True)
     report = export_model(segmenter(tmp_path, bad=False), tmp_path / "out.edge", config)
