@@ -39,7 +39,7 @@ class Histogram:
         chosen: what the method AUTO stands for here, on symmetric and on affine grids; None: not measured.
     """
 
-    __slots__ = ("_ends", "_state", "chosen", "counts", "exponent", "maximum", "minimum")
+    __slots__ = ("_known", "chosen", "counts", "exponent", "maximum", "minimum")
 
     def __init__(self) -> None:
         self.counts: NDArray[np.int64] = np.zeros((2, BINS), np.int64)
@@ -47,8 +47,7 @@ class Histogram:
         self.minimum: float = math.inf
         self.maximum: float = -math.inf
         self.chosen: tuple[str, str] | None = None
-        self._state: tuple[float, ...] = ()
-        self._ends: dict[tuple[str, str], Any] = {}
+        self._known: tuple[tuple[float, ...], dict[tuple[str, str], Any]] = (), {}
 
     @property
     def width(self) -> float:
@@ -114,11 +113,12 @@ class Histogram:
     def _remembered(self, question: tuple[str, str], answer: Callable[[], T]) -> T:
         """What `answer` said of these values before; counts only ever grow, so that their sum tells states apart."""
         state = (self.total, self.exponent, self.minimum, self.maximum)
-        if state != self._state:
-            self._state, self._ends = state, {}
-        if question not in self._ends:
-            self._ends[question] = answer()
-        found: T = self._ends[question]
+        known = self._known  # one reference: several threads may ask
+        if known[0] != state:
+            known = self._known = state, {}
+        if question not in known[1]:
+            known[1][question] = answer()
+        found: T = known[1][question]
         return found
 
     def _resolved(self, method: str) -> tuple[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -125,3 +127,18 @@ def test_ends_that_were_asked_for_once_follow_values_that_come_later(method: str
     together = histogram_of(early, late, np.float32([4.0]))
     assert histogram.symmetric_limit(method) == together.symmetric_limit(method) != before[0]
     assert histogram.affine_range(method) == together.affine_range(method) != before[1]
+
+
+def test_threads_may_ask_for_ends_at_once() -> None:
+    values = np.linspace(-1, 3, 1000, dtype=np.float32)
+    expected = histogram_of(values).affine_range("minmax")
+    together = Barrier(8)
+
+    def ask(histogram: Histogram) -> tuple[float, float]:
+        together.wait(10)
+        return histogram.affine_range("minmax")
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(100):
+            histogram = histogram_of(values)
+            assert set(pool.map(ask, [histogram] * 8)) == {expected}
