@@ -1,9 +1,9 @@
 """TensorRT's INT8 graph: explicit Q/DQ with zero point 0, all other tensors typed FP16, the decode in FP32.
 
 One Q per tensor, at the inputs that the plan names, shifted first where the plan says so, which the biases behind undo;
-weights stored as int8 with a DQ, one scale per output channel;
-biases in float (TensorRT refuses int32 ones). Scales are FP16 values from the start, rounded up, and the weights are
-quantised with the rounded ones, so that typing the graph changes no grid.
+weights stored as int8 with a DQ, one scale per output channel; biases in float (TensorRT refuses int32 ones). Scales
+are FP16 values from the start, rounded up, and the weights are quantised with the rounded ones, so that typing the
+graph changes no grid.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _page(found: dict[str, dict[str, Any]], max_drop: float) -> str:
                 "" if recall is None else f"{recall:.1%}",
                 "" if shift is None else f"{shift:+.3f}",
                 f"{len(result['budget']['kept_in_fp16'])} of {result['layers']}",
-                f"{result['share']:.1%}",
+                f"{result['share']:.2%}",
                 f"{result['seconds'] / 60:.1f} min",
                 "yes" if _holds(result) else "**no**",
             )

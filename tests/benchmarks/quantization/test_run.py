@@ -17,15 +17,20 @@ if sys.version_info < (3, 11):
     pytest.importorskip("tomli")
 
 
-@pytest.fixture
-def named(tmp_path: Path) -> Path:
-    data = write_dataset(tmp_path / "data", [4], 3, (640, 360), quiet=True)
-    file = tmp_path / "models.toml"
+def write_models(folder: Path, *, labelled: bool) -> Path:
+    data = write_dataset(folder / "data", [4], 3, (640, 360), quiet=True)
+    file = folder / "models.toml"
     file.write_text(
         f"calibration_images = {str(data.images)!r}\n[models.aerial]\n"
-        f"file = {str(models.path('aerial_detector'))!r}\ndataset = {data.coco_spec!r}\n"
+        f"file = {str(models.path('aerial_detector'))!r}\n"
+        f"dataset = {(data.coco_spec if labelled else str(data.images))!r}\n"
     )
     return file
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    return write_models(tmp_path, labelled=True)
 
 
 def test_ours_and_a_peer_are_measured_judged_written_and_not_measured_twice(
@@ -70,12 +75,7 @@ def test_a_budget_is_met_written_and_not_searched_twice(named: Path, tmp_path: P
 
 
 def test_agreement_stands_beside_what_can_be_had(tmp_path: Path) -> None:
-    data = write_dataset(tmp_path / "data", [4], 3, (640, 360), quiet=True)
-    file = tmp_path / "models.toml"
-    file.write_text(
-        f"calibration_images = {str(data.images)!r}\n[models.aerial]\n"
-        f"file = {str(models.path('aerial_detector'))!r}\ndataset = {str(data.images)!r}\n"
-    )
+    file = write_models(tmp_path, labelled=False)
     command = ["--models", str(file), "--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
     assert agreement.main([*command, "--repeats", "2", "--limit", "2", "--without-budget"]) == 0
     page = (tmp_path / "out" / "agreement.md").read_text()
