@@ -32,6 +32,8 @@ each other, all err towards zero, and are the ones that objects are made of: the
 _SMALLEST: Final = 2.0**-100
 _COARSE: Final[Floats] = 2.0 ** (-np.arange(49) / 4)
 """Shares of the full range tried first: down to 2**-12, the width of one bin."""
+_NEAR: Final[Floats] = 2.0 ** (np.array([2, 1, -1, -2]) / 4)
+_CLOSER: Final = tuple(ratio ** np.linspace(1, -1, 16) for ratio in (2.0 ** (1 / 4), 2.0 ** (1 / 32)))
 _KL_STRIDE: Final = 8
 _FINE: Final = 128
 """Of larger bins the search for the least square error takes four as one: a step of the grid is wider."""
@@ -176,31 +178,31 @@ class SideError:
 
     def __call__(self, steps_size: Floats | float, steps: Floats | int) -> Floats:
         """Error for each step size (any shape) with that many `steps` from zero (broadcast)."""
-        size = np.asarray(steps_size, np.float64)[..., None]
-        last = np.asarray(steps)[..., None]
-        nearest = np.floor(self._edges / size + 0.5)
-        np.minimum(nearest, last, out=nearest)
-        rest = self._edges - nearest * size
+        size, last = np.asarray(steps_size, np.float64), np.asarray(steps)[..., None]
+        rest = self._edges / size[..., None]  # everything in steps: x - n * step
+        clipped = rest > last
+        nearest = rest + 0.5
+        np.minimum(np.floor(nearest, out=nearest), last, out=nearest)
+        rest -= nearest
         integral = rest * rest
         integral *= rest
-        integral *= np.where(self._edges > last * size, CLIPPED / 3, 1 / 3)
-        nearest *= size**3 / 12
+        np.multiply(integral, CLIPPED, out=integral, where=clipped)
+        nearest /= 4
         integral += nearest
-        error: Floats = integral @ self._weights
+        error: Floats = integral @ self._weights * (size**3 / 3)
         return error
 
 
 def _minimise(error: Callable[[Floats], Floats], limit: float, start: float | None = None) -> float:
-    """The reach in (0, limit] with the least error, never more than that of `limit` and of `start`.
+    """The reach in (0, limit] with the least error, never more than that of `start`, which is `limit` where none is
+    given.
 
-    A coarse scan by quarter octaves, then twice 17 points closer around the best.
+    A coarse scan by quarter octaves, near `start` if there is one, then twice 16 points closer around the best.
     """
-    tried = np.append(_COARSE * limit, limit if start is None else start)
-    ratio = 2.0**0.25
-    for _ in range(2):
+    tried = _COARSE * limit if start is None else np.append(start, np.minimum(start * _NEAR, limit))
+    for closer in _CLOSER:
         found = tried[np.argmin(error(tried))]
-        tried = np.append(found, np.minimum(found * ratio ** np.linspace(1, -1, 16), limit))
-        ratio **= 1 / 8
+        tried = np.append(found, np.minimum(found * closer, limit))
     return float(tried[np.argmin(error(tried))])
 
 
@@ -219,6 +221,9 @@ def _affine_mse(counts: Counts, width: float, lowest: float, highest: float) -> 
     reach = _minimise(shared, max(lowest, highest))
     low, high = min(reach, lowest), min(reach, highest)
     for _ in range(2 if lowest and highest else 0):
+        before = low, high
         high = _minimise(functools.partial(error, low), highest, high)
         low = _minimise(functools.partial(error, high=high), lowest, low)
+        if (low, high) == before:
+            break
     return low, high

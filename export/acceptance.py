@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from edgevision.calibration import CalibrationImages
 from edgevision.errors import ModelError
+from edgevision.export.batching import keep_batch
 from edgevision.export.emission import Emitted
 from edgevision.export.half_rounding import rounded_graph
-from edgevision.export.verification import compare, concerns, input_tensors, noisier, run_graph, speed_ratio
+from edgevision.export.verification import compare, concerns, input_tensors, noisier, open_graph, run_all, speed_ratio
 from edgevision.machine import cpu_name
 from edgevision.manifest import Preprocess
 
@@ -18,10 +21,18 @@ _LEAST_SPEED_UP = 1.1
 
 
 def verify(
-    emitted: Emitted, preprocess: Preprocess, images: CalibrationImages | None, warnings: list[str]
+    emitted: Emitted,
+    preprocess: Preprocess,
+    images: CalibrationImages | None,
+    warnings: list[str],
+    batches: dict[str, str],
 ) -> dict[str, Any]:
     """Run every graph, TensorRT's with each float result rounded to half as a GPU does, and compare it with the float
-    one; adds to `warnings` where one is further off than its precision explains.
+    one. One that two pictures at once show to mix them goes back to one picture.
+
+    Args:
+        warnings: gets another one for each graph that is further off than its precision explains.
+        batches: what `free_batches` said; a graph that goes back is noted here.
 
     Returns:
         `pictures`, and per emitted graph what verification.compare says.
@@ -31,22 +42,28 @@ def verify(
     """
     inputs = {preprocess: input_tensors(preprocess, images)}
     count = len(inputs[preprocess])
+    if count == 1:  # two at once need two
+        inputs[preprocess].append(np.flip(inputs[preprocess][0]).copy())
     facts: dict[str, Any] = {
         "pictures": f"{count} {'drawn, seeded ones' if images is None else 'of the calibration pictures'}"
     }
     outputs = {}
-    for name in emitted.graphs:
+    for name in list(emitted.graphs):
         own = emitted.infos[name].preprocess or preprocess
         if own not in inputs:
             inputs[own] = input_tensors(own, images)
         try:
             typed = name.startswith("tensorrt")
             graph = rounded_graph(emitted.graphs[name]) if typed else emitted.graphs[name]
-            outputs[name] = run_graph(graph, inputs[own], exact=typed)
+            session = open_graph(graph, exact=typed)
+            outputs[name] = run_all(session, inputs[own])
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
+        if emitted.infos[name].dynamic_batch:
+            obstacle = keep_batch(emitted, name, session, inputs[own][:2], outputs[name][:2])
+            batches.update({name: f"one picture: {obstacle}"} if obstacle else {})
         if name != "model.onnx":
-            facts[name] = compare(outputs["model.onnx"], outputs.pop(name))
+            facts[name] = compare(outputs["model.onnx"][:count], outputs.pop(name)[:count])
             warnings += [f"{name}: {doubt}" for doubt in concerns(emitted.infos[name].precision, facts[name])]
     return facts
 
@@ -74,7 +91,7 @@ def choose_cpu_graph(
     doubts = doubts or noisier(own_likeness, likeness["tensorrt.onnx"])
     if not doubts:
         own = emitted.infos["cpu.onnx"].preprocess or preprocess
-        tensors = [input_tensors(spec, images)[0] for spec in (preprocess, own)]
+        tensors = [input_tensors(spec, images, 1)[0] for spec in (preprocess, own)]
         ratio = speed_ratio(emitted.graphs["model.onnx"], emitted.graphs["cpu.onnx"], *tensors)
         measured = f"INT8 ran {ratio:.2f} times as fast as float, one thread, on {cpu_name()}"
         loss = refuses(emitted) if refuses is not None and ratio >= _LEAST_SPEED_UP else ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TypeProto, helper, numpy_helper
 
-from edgevision.backends.onnxruntime import BATCH, open_session
-from edgevision.calibration import CalibrationImages
+from edgevision.backends.onnxruntime import BATCH, OpenBatchSession, open_batch_session
 from edgevision.errors import SessionError
 from edgevision.export.emission import Emitted
 from edgevision.export.graph import Graph
-from edgevision.export.verification import input_tensors
-from edgevision.manifest import Preprocess
+from edgevision.export.verification import Outputs
 
 _PROBE = 7919
 """Pictures to ask for: a prime that no other dimension is a multiple of."""
@@ -34,23 +33,49 @@ _TIPPED = 1e-3
 """Share of a class map that this may tip to another class."""
 
 
-def free_batches(emitted: Emitted, preprocess: Preprocess, images: CalibrationImages | None) -> dict[str, str]:
-    """Let the graphs take any number of pictures at once where that provably changes nothing. The CPU's INT8 graph
-    stays at one picture: a CPU gains nothing from more.
+def free_batches(emitted: Emitted) -> dict[str, str]:
+    """Let the graphs take any number of pictures at once where their shapes allow it; what the shapes cannot show is
+    left to `keep_batch`. The CPU's INT8 graph stays at one picture: a CPU gains nothing from more.
 
     Returns:
         Per graph `any number of pictures`, or what keeps it at one.
     """
-    tensor = input_tensors(preprocess, images)[0]
     facts = {}
     for name in [name for name in emitted.graphs if name != "cpu.onnx"]:
         graph = Graph(onnx.load_model_from_string(emitted.graphs[name]))
-        obstacle = free_batch(graph) or prove_batch(emitted.graphs[name], graph.serialize(), tensor)
+        obstacle = free_batch(graph)
         facts[name] = f"one picture: {obstacle}" if obstacle else "any number of pictures"
         if not obstacle:
-            emitted.graphs[name] = graph.serialize()
+            emitted.singles[name], emitted.graphs[name] = emitted.graphs[name], graph.serialize()
             emitted.infos[name] = dataclasses.replace(emitted.infos[name], dynamic_batch=True)
     return facts
+
+
+def keep_batch(
+    emitted: Emitted, name: str, session: OpenBatchSession, pictures: Sequence[NDArray[Any]], alone: Sequence[Outputs]
+) -> str:
+    """Put a graph back to one picture where it gives something else for two at once.
+
+    Args:
+        emitted: holds the graph, with a free batch.
+        session: of it.
+        pictures: two network inputs.
+        alone: what the session gives for each.
+
+    Returns:
+        What differs, see prove_batch.
+    """
+    single = emitted.singles.pop(name)
+    try:
+        if difference(alone, session.run(np.concatenate(pictures))) is None:
+            return ""
+        obstacle = prove_batch(emitted.graphs[name], pictures)
+    except SessionError as error:
+        obstacle = str(error)
+    if obstacle:
+        emitted.graphs[name] = single
+        emitted.infos[name] = dataclasses.replace(emitted.infos[name], dynamic_batch=False)
+    return obstacle
 
 
 def free_batch(graph: Graph) -> str:
@@ -177,46 +202,51 @@ def _scale(before: int, after: int) -> float:
     return scale if math.floor(scale * before) == after else float(np.nextafter(np.float32(scale), np.float32(2e4)))
 
 
-def prove_batch(single: bytes, batched: bytes, tensor: NDArray[Any]) -> str:
-    """Run a picture and its mirror image together and one by one.
+def prove_batch(graph: bytes, pictures: Sequence[NDArray[Any]]) -> str:
+    """Run pictures together and one by one.
 
     Args:
-        single: the graph for one picture.
-        batched: the graph with a free batch.
-        tensor: network input of one picture.
+        graph: with a free batch.
+        pictures: network inputs of one picture each.
 
     Returns:
         What differs by more than another order of additions would, and which node begins it; empty where nothing does.
     """
-    pair = np.concatenate([tensor, np.flip(tensor)])
     try:
-        difference = _difference(single, batched, pair)
-        if difference is None:
+        found = _difference(graph, pictures)
+        if found is None:
             return ""
-        probes = [Graph(onnx.load_model_from_string(graph)) for graph in (single, batched)]
-        for probe in probes:
-            _show_everything(probe)
-        begins = _difference(probes[0].serialize(), probes[1].serialize(), pair) or difference
-        node = probes[0].producer[begins[0]]
-        return f"node {node.name!r} ({node.op_type}) mixes pictures: {difference[1]}"
+        probe = Graph(onnx.load_model_from_string(graph))
+        _show_everything(probe)
+        begins = _difference(probe.serialize(), pictures) or found
+        node = probe.producer[begins[0]]
+        return f"node {node.name!r} ({node.op_type}) mixes pictures: {found[1]}"
     except SessionError as error:
         return str(error)
 
 
-def _difference(single: bytes, batched: bytes, pair: NDArray[Any]) -> tuple[str, str] | None:
-    """The first output that depends on how the pictures come, and in what way."""
-    alone = _run(single, pair[:1], pair[1:])
-    (together,) = _run(batched, pair)
-    for name, both in together.items():
-        first, second = (outputs[name] for outputs in alone)
-        axis = _grown_axis(first.shape, both.shape)
-        expected = first if axis is None else np.concatenate([first, second], axis)
-        if both.shape != expected.shape:
-            return name, f"{name!r} is {list(first.shape)} for one picture and {list(both.shape)} for two"
+def _difference(graph: bytes, pictures: Sequence[NDArray[Any]]) -> tuple[str, str] | None:
+    session = open_batch_session(graph, exact=True)
+    return difference([session.run(picture) for picture in pictures], session.run(np.concatenate(pictures)))
+
+
+def difference(alone: Sequence[Outputs], together: Outputs) -> tuple[str, str] | None:
+    """The first output that depends on how the pictures come, and in what way.
+
+    Args:
+        alone: outputs for each picture.
+        together: those for all at once.
+    """
+    for name, values in together.items():
+        each = [outputs[name] for outputs in alone]
+        axis = _grown_axis(each[0].shape, values.shape)
+        expected = each[0] if axis is None else np.concatenate(each, axis)
+        if values.shape != expected.shape:
+            return name, f"{name!r} is {list(each[0].shape)} for one picture and {list(values.shape)} for {len(each)}"
         largest = float(np.abs(expected.astype(np.float64)).max(initial=1.0))
-        off = float(np.mean(np.abs(both.astype(np.float64) - expected) > _NOISE * largest))
-        if off > (0.0 if both.dtype.kind == "f" else _TIPPED):
-            return name, f"{off:.1%} of {name!r} differ between two pictures at once and one by one"
+        off = float(np.mean(np.abs(values.astype(np.float64) - expected) > _NOISE * largest))
+        if off > (0.0 if values.dtype.kind == "f" else _TIPPED):
+            return name, f"{off:.1%} of {name!r} differ between {len(each)} pictures at once and one by one"
     return None
 
 
@@ -231,10 +261,3 @@ def _show_everything(graph: Graph) -> None:
     outputs = [declared.get(name) or helper.make_tensor_value_info(name, graph.dtype(name) or 0, None) for name in made]
     del graph.proto.output[:]
     graph.proto.output.extend(outputs)
-
-
-def _run(graph: bytes, *tensors: NDArray[Any]) -> list[dict[str, NDArray[Any]]]:
-    """The outputs for each of some inputs of one shape."""
-    session = open_session(graph, exact=True, batch=len(tensors[0]))
-    runs = (session.run({session.inputs[0].name: tensor}) for tensor in tensors)
-    return [{name: value.copy() for name, value in run.items()} for run in runs]

@@ -25,11 +25,13 @@ class Emitted:
 
     Attributes:
         graphs: serialised.
+        singles: those of them that take any number of pictures, as they were for one.
         infos: their precision and layer counts.
         facts: placement by reason, for the report.
     """
 
     graphs: dict[str, bytes] = field(default_factory=dict)
+    singles: dict[str, bytes] = field(default_factory=dict)
     infos: dict[str, GraphInfo] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ The protobuf stays the single truth; the view is an index over it. Passes edit `
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,34 @@ from onnx import numpy_helper
 DECODE_PREFIX = "edgevision_decode/"
 SCALE_PREFIX = "edgevision_scale/"
 """Of multiplications that the export put in front of quantised layers."""
+
+
+class Constants(MutableMapping[str, NDArray[Any]]):
+    """Arrays by tensor name; a stored tensor becomes one when it is first asked for."""
+
+    def __init__(self, stored: Iterable[onnx.TensorProto]) -> None:
+        self._known: dict[str, onnx.TensorProto | NDArray[Any]] = {tensor.name: tensor for tensor in stored}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        found = self._known[name]
+        if isinstance(found, onnx.TensorProto):
+            found = self._known[name] = numpy_helper.to_array(found)
+        return found
+
+    def __setitem__(self, name: str, value: onnx.TensorProto | NDArray[Any]) -> None:
+        self._known[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._known[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 class Graph:
@@ -63,7 +91,7 @@ class Graph:
         """Rebuild the indices after edits."""
         self.producer: dict[str, onnx.NodeProto] = {}
         self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        self.constants: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in self.proto.initializer}
+        self.constants = Constants(self.proto.initializer)
         for node in self.proto.node:
             for name in node.output:
                 if name:
@@ -72,7 +100,7 @@ class Graph:
                 if name:
                     self.consumers[name].append(node)
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-                self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+                self.constants[node.output[0]] = node.attribute[0].t
         self._types = {
             v.name: v.type.tensor_type for v in (*self.proto.value_info, *self.proto.input, *self.proto.output)
         }
@@ -128,9 +156,9 @@ class Graph:
 
     def replace_nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
         """Make `nodes` (copied, in this order) the graph's nodes and reindex; older node references go stale."""
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        kept = list(nodes)
         del self.proto.node[:]
-        self.proto.node.extend(copies)
+        self.proto.node.extend(kept)
         self.reindex()
 
     def rename_tensor(self, old: str, new: str) -> None:

@@ -298,6 +298,7 @@ def _fix_inputs(model: onnx.ModelProto, input_wh: tuple[int, int] | None, metada
 def _infer(model: onnx.ModelProto) -> Graph:
     try:
         graph = Graph(model)
+        list(graph.constants.values())  # damaged ones are found here
         graph.infer_shapes(check_types=True)
     except Exception as error:
         raise ModelError(f"the model's shapes or types contradict each other: {_first_lines(error)}") from error

@@ -65,10 +65,10 @@ def export_model(source: Path | str, output: Path | str, config: ExportConfig) -
         facts.update(emitted.facts)
         main = emitted.infos.get("tensorrt.onnx", emitted.infos["model.onnx"])
         report.layers_int8, report.layers_float = main.layers_int8, main.layers_float
-    with report.step("batch") as facts:
-        facts.update(free_batches(emitted, prepared.preprocess, images))
+    with report.step("batch") as batches:
+        batches.update(free_batches(emitted))
     with report.step("verify") as facts:
-        facts.update(verify(emitted, prepared.preprocess, images, report.warnings))
+        facts.update(verify(emitted, prepared.preprocess, images, report.warnings, batches))
         report.fp16.update(facts.get("tensorrt_fp16.onnx", facts.get("tensorrt.onnx", {})))
     with report.step("choose") as choice:
         refuses = None if budget is None else budget.refuses

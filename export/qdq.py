@@ -109,9 +109,8 @@ class QdqWriter:
         name_nodes(self.nodes)
         used = {name for node in self.nodes for name in node.input} | set(self.graph.outputs)
         kept = [tensor for tensor in self.graph.proto.initializer if tensor.name in used]
-        initialisers = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
         del self.graph.proto.initializer[:]
-        self.graph.proto.initializer.extend(initialisers)
+        self.graph.proto.initializer.extend(kept)
         self.graph.replace_nodes(self.nodes)
         self.graph.infer_shapes()
         return self.graph

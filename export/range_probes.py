@@ -6,6 +6,7 @@ Only these numbers leave the session, so that memory stays that of an ordinary i
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,9 @@ from edgevision.errors import ModelError, SessionError
 from edgevision.export.graph import Graph, attribute
 from edgevision.export.structure import key
 
+_SAME_VALUES = frozenset(("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"))
+_RISING = frozenset(("Sigmoid", "Relu", "Clip", "LeakyRelu", "Tanh"))
+"""What they make of a tensor's largest and least number is the largest and the least of their result."""
 _SUMS = frozenset(("ReduceSum", "ReduceMean", "ReduceL1", "ReduceLogSum", "GlobalAveragePool", "AveragePool"))
 _SQUARES = frozenset(("ReduceL2", "ReduceSumSquare", "LpNormalization"))
 
@@ -55,7 +59,8 @@ def measure(graph: Graph, inputs: Iterable[NDArray[Any]], smallest: Iterable[str
     writer = _Probes(probe)
     for name in [*probe.inputs, *probe.producer]:
         if writer.readable(name):
-            writer.add("peak", name, writer.op("ReduceMax", writer.magnitude(name), keepdims=0))
+            for extreme in writer.extremes(name):
+                writer.add("peak", name, extreme)
     for node in list(probe.nodes):
         if node.op_type in _SUMS | _SQUARES and writer.readable(node.input[0]):
             writer.add("total", key(node), writer.op("ReduceMax", writer.inner_sum(node), keepdims=0))
@@ -67,8 +72,8 @@ def measure(graph: Graph, inputs: Iterable[NDArray[Any]], smallest: Iterable[str
         session = open_session(writer.finish(), threads=1)
         for tensor in inputs:
             for output, value in session.run({session.inputs[0].name: tensor}).items():
-                table, name = writer.places[output]
-                _keep(getattr(measured, table), name, float(value), least=table == "least")
+                for table, name in writer.places[output]:
+                    _keep(getattr(measured, table), name, abs(float(value)), least=table == "least")
     except SessionError as error:
         raise ModelError(f"the float graph does not run: {error}") from error
     return measured
@@ -80,13 +85,14 @@ def _keep(table: dict[str, float], name: str, value: float, *, least: bool) -> N
 
 
 class _Probes:
-    """Nodes added to a graph; `places` says whose extreme each new output is: (table of Measured, name)."""
+    """Nodes added to a graph; `places` says whose extremes each new output tells: (table of Measured, name)."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._magnitudes: dict[str, str] = {}
+        self._extremes: dict[str, tuple[str, str]] = {}
         self._nodes: list[onnx.NodeProto] = []
-        self.places: dict[str, tuple[str, str]] = {}
+        self.places: dict[str, list[tuple[str, str]]] = defaultdict(list)
 
     def readable(self, name: str) -> bool:
         """Whether a tensor is a float one that depends on the picture and is not empty."""
@@ -100,12 +106,28 @@ class _Probes:
         )
 
     def add(self, table: str, name: str, output: str) -> None:
-        self.places[output] = table, name
+        self.places[output].append((table, name))
 
     def op(self, operator: str, *inputs: str, **attributes: Any) -> str:
         output = f"edgevision_probe/{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
         return output
+
+    def extremes(self, name: str) -> tuple[str, str]:
+        """The largest and the least number of a tensor, found once; without a look at it where its operator tells."""
+        if name not in self._extremes:
+            self._extremes[name] = self._find_extremes(name)
+        return self._extremes[name]
+
+    def _find_extremes(self, name: str) -> tuple[str, str]:
+        node = self._graph.producer.get(name)
+        if node is not None and node.op_type in _SAME_VALUES | _RISING and self.readable(node.input[0]):
+            largest, least = self.extremes(node.input[0])
+            if node.op_type in _SAME_VALUES:
+                return largest, least
+            if attribute(node, "alpha", 1.0) >= 0:
+                return self._repeat(node, largest), self._repeat(node, least)
+        return self.op("ReduceMax", name, keepdims=0), self.op("ReduceMin", name, keepdims=0)
 
     def magnitude(self, name: str) -> str:
         """|x|, made once."""
@@ -117,13 +139,8 @@ class _Probes:
         """What a reduction adds up, all terms taken as positive: no partial sum, in any order, is larger."""
         name = node.input[0]
         if node.op_type == "AveragePool":
-            copy = onnx.NodeProto.FromString(node.SerializeToString())
-            copy.name = ""
-            copy.input[0], copy.output[0] = self.magnitude(name), f"edgevision_probe/{len(self._nodes)}"
-            self._nodes.append(copy)
-            return self.op(
-                "Mul", copy.output[0], self._constant(np.float32(math.prod(attribute(node, "kernel_shape"))))
-            )
+            mean = self._repeat(node, self.magnitude(name))
+            return self.op("Mul", mean, self._constant(np.float32(math.prod(attribute(node, "kernel_shape")))))
         settings = {k: v for k in ("noop_with_empty_axes",) if (v := attribute(node, k)) is not None}
         axes = list(node.input[1:2])
         if node.op_type == "GlobalAveragePool":
@@ -140,6 +157,14 @@ class _Probes:
         return self.op(
             "Where", self.op("Greater", size, self._constant(np.float32(0))), size, self._constant(np.float32(np.inf))
         )
+
+    def _repeat(self, node: onnx.NodeProto, source: str) -> str:
+        """The same operator on another tensor."""
+        copy = onnx.NodeProto.FromString(node.SerializeToString())
+        copy.name = ""
+        copy.input[0], copy.output[0] = source, f"edgevision_probe/{len(self._nodes)}"
+        self._nodes.append(copy)
+        return str(copy.output[0])
 
     def _constant(self, value: NDArray[Any] | np.generic) -> str:
         return self._graph.add_constant("edgevision_probe/constant", np.asarray(value))

@@ -154,13 +154,10 @@ def remove_dead(graph: Graph) -> int:
         if any(name in needed for name in node.output if name):
             kept.append(node)
             needed.update(name for inner in all_nodes([node]) for name in inner.input)
-    gone = len(graph.proto.node) - len(kept)
-    if gone:
-        graph.replace_nodes(reversed(kept))
     tensors = [tensor for tensor in graph.proto.initializer if tensor.name in needed]
     if len(tensors) < len(graph.proto.initializer):
-        copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
         del graph.proto.initializer[:]
-        graph.proto.initializer.extend(copies)
-    graph.reindex()
+        graph.proto.initializer.extend(tensors)
+    gone = len(graph.proto.node) - len(kept)
+    graph.replace_nodes(reversed(kept))
     return gone

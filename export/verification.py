@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevision.backends.onnxruntime import open_session
+from edgevision.backends.onnxruntime import OpenBatchSession, open_batch_session, open_session
 from edgevision.calibration import CalibrationImages
 from edgevision.errors import ModelError, SessionError
 from edgevision.kernels.cpu import Preprocessor
@@ -85,10 +85,29 @@ def run_graph(graph: bytes, inputs: Sequence[NDArray[Any]], *, exact: bool) -> l
     Raises:
         ModelError: the graph does not run, or gives NaN or infinite values.
     """
+    return run_all(open_graph(graph, exact=exact), inputs)
+
+
+def open_graph(graph: bytes, *, exact: bool) -> OpenBatchSession:
+    """Load a graph; `exact`: see open_session.
+
+    Raises:
+        ModelError: ONNX Runtime refuses it.
+    """
     try:
-        session = open_session(graph, threads=1, exact=exact)
-        name = session.inputs[0].name
-        results = [{key: value.copy() for key, value in session.run({name: tensor}).items()} for tensor in inputs]
+        return open_batch_session(graph, exact=exact)
+    except SessionError as error:
+        raise ModelError(f"the graph does not run: {error}") from error
+
+
+def run_all(session: OpenBatchSession, inputs: Sequence[NDArray[Any]]) -> list[Outputs]:
+    """Outputs for each input.
+
+    Raises:
+        ModelError: the graph does not run, or gives NaN or infinite values.
+    """
+    try:
+        results = [session.run(tensor) for tensor in inputs]
     except SessionError as error:
         raise ModelError(f"the graph does not run: {error}") from error
     for outputs in results:

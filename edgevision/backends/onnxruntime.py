@@ -110,13 +110,16 @@ class OpenBatchSession:
             raise SessionError(f"ONNX Runtime failed: {_message(error)}") from error
 
 
-def open_batch_session(graph: bytes, *, threads: int = 1) -> OpenBatchSession:
+def open_batch_session(graph: bytes, *, threads: int = 1, exact: bool = False) -> OpenBatchSession:
     """Load a graph whose batch is open (GraphInfo.dynamic_batch), for batches of changing length.
+
+    Args:
+        graph, threads, exact: see open_session.
 
     Raises:
         SessionError: ONNX Runtime refuses the graph.
     """
-    return OpenBatchSession(_load(graph, threads=threads, optimise=True, exact=False, batch=None))
+    return OpenBatchSession(_load(graph, threads=threads, optimise=True, exact=exact, batch=None))
 
 
 def open_session(

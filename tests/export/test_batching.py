@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgevision.backends.onnxruntime import open_session
+from edgevision.backends.onnxruntime import open_batch_session, open_session
 from edgevision.errors import SessionError
-from edgevision.export.batching import free_batch, prove_batch
+from edgevision.export.batching import free_batch, free_batches, keep_batch, prove_batch
 from edgevision.export.emission import emit
 from edgevision.export.folding import fold_constants
 from edgevision.export.graph import Graph
@@ -62,7 +62,7 @@ def assert_takes_any_batch(graph: Graph, atol: float = 1e-5) -> None:
         first, *rest = entry.type.tensor_type.shape.dim
         assert first.dim_param == "batch"
         assert all(dim.HasField("dim_value") for dim in rest)
-    assert prove_batch(single.serialize(), graph.serialize(), images[0]) == ""
+    assert prove_batch(graph.serialize(), images) == ""
 
 
 def _rows(net: Net, x: str) -> str:
@@ -272,10 +272,23 @@ def _tiles(net: Net, x: str) -> None:
 @pytest.mark.parametrize("draw", [_softmax_over_pictures, _tiles])
 def test_pictures_that_mix_without_a_trace_in_the_shapes_show_in_numbers(draw: Draw) -> None:
     graph = drawn(draw)
-    single = graph.serialize()
     assert free_batch(graph) == ""
-    obstacle = prove_batch(single, graph.serialize(), pictures((1, 3, 16, 16))[0])
+    obstacle = prove_batch(graph.serialize(), pictures((1, 3, 16, 16), count=2))
     assert obstacle.startswith("node 'node_mixed'"), obstacle
+
+
+@pytest.mark.parametrize(("draw", "mixes"), [(_softmax_over_pictures, True), (_head_rows, False)])
+def test_a_graph_that_mixes_pictures_goes_back_to_one(draw: Draw, mixes: bool) -> None:
+    images = pictures((1, 3, 16, 16), count=2)
+    emitted = emit(drawn(draw), "fp32")
+    single = emitted.graphs["model.onnx"]
+    assert free_batches(emitted) == {"model.onnx": "any number of pictures"}
+    assert emitted.infos["model.onnx"].dynamic_batch
+    session = open_batch_session(emitted.graphs["model.onnx"])
+    obstacle = keep_batch(emitted, "model.onnx", session, images, [session.run(image) for image in images])
+    assert ("node 'node_mixed'" in obstacle) is mixes
+    assert (emitted.graphs["model.onnx"] == single) is mixes
+    assert emitted.infos["model.onnx"].dynamic_batch is not mixes
 
 
 def test_a_session_fixes_the_open_batch_and_refuses_another_open_side() -> None:

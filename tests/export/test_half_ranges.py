@@ -55,6 +55,24 @@ def assert_needed_and_enough(net: Net, least_db: float = 40.0, count: int = 3) -
     return kept
 
 
+def test_the_measured_extremes_are_those_of_every_tensor() -> None:
+    """Those of activations and moves too, which are told by what goes in."""
+    net = Net()
+    x = net.op("LeakyRelu", net.convolution("image", 3, 8), alpha=0.1)
+    x = net.op("Mul", x, net.op("Sigmoid", x))
+    x = net.op("Transpose", net.op("LeakyRelu", x, alpha=-0.5), perm=[0, 2, 3, 1])
+    x = net.op("Clip", x, net.constant(np.float32(-0.25)), net.constant(np.float32(0.5)))
+    net.op("Concat", net.op("Tanh", x), net.op("Relu", net.op("Neg", x)), axis=3, out="y")
+    graph, images = net.graph("y"), pictures(net.input, 3)
+    names = list(graph.producer)
+    del graph.proto.output[:]
+    graph.proto.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names)
+    peaks = measure_numbers(graph, images).peak
+    runs = [run(graph, image) for image in images]
+    for name in names:
+        assert peaks[name] == pytest.approx(max(float(np.abs(outputs[name]).max()) for outputs in runs), rel=1e-6), name
+
+
 # --- adversarial graphs -----------------------------------------------------------------------------------------
 
 
