@@ -17,6 +17,7 @@ import onnx
 
 from edgevision.export.alignment import PIXEL, align_depthwise, padded
 from edgevision.export.decode_cpu import spread_pairs
+from edgevision.export.decode_maps_cpu import compare_pixels
 from edgevision.export.decode_offsets_cpu import fuse_offsets
 from edgevision.export.graph import Graph, attribute
 from edgevision.export.grids import (
@@ -53,6 +54,7 @@ def emit_cpu(graph: Graph, plan: Plan, ranges: Ranges, method: str = "mse", pixe
     align_depthwise(source)
     fuse_offsets(source)
     spread_pairs(source)
+    compare_pixels(source)
     if pixels is not None:
         pixels.fold_normalisation(source)
     emitted = _CpuEmitter(source, plan, ranges, method, pixels).run()

@@ -11,6 +11,7 @@ import pytest
 from edgevision.export.box_coding import append_centres, append_offsets
 from edgevision.export.decode import Decode
 from edgevision.export.decode_cpu import spread_pairs
+from edgevision.export.decode_maps_cpu import compare_pixels
 from edgevision.export.decode_offsets_cpu import fuse_offsets
 from edgevision.export.graph import DECODE_PREFIX, Graph
 from tests.export.networks import Net, run
@@ -84,3 +85,61 @@ def test_other_joins_are_left_alone(change: str, rewrite: Callable[[Graph], int]
     assert rewrite(graph) == (change == "an output on the way")
     for name, value in run(graph, offsets).items():
         np.testing.assert_allclose(value, expected[name], rtol=3e-6, atol=3e-6 * np.abs(expected[name]).max())
+
+
+CLASSES = 19
+
+
+def class_map(
+    *resize: np.ndarray | None,
+    mode: str = "linear",
+    axis: int = 1,
+    keepdims: int = 0,
+    classes: int = CLASSES,
+    **attributes: object,
+) -> Graph:
+    net = Net()
+    net.input = (1, classes, 9, 13)
+    scores = net.op("Mul", "image", net.constant(np.float32(1)))
+    inputs = ["" if value is None else net.constant(value) for value in resize]
+    large = net.op("Resize", scores, *inputs, mode=mode, out="logits", **attributes)
+    net.op("Cast", net.op("ArgMax", large, axis=axis, keepdims=keepdims), to=onnx.TensorProto.FLOAT, out="class_map")
+    graph = net.graph("class_map")
+    graph.infer_shapes()
+    return graph
+
+
+SIZES, SCALES = np.array([1, CLASSES, 40, 61]), np.array([1, 1, 4, 4.5], np.float32)
+
+
+@pytest.mark.parametrize("coordinates", ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"])
+@pytest.mark.parametrize("resize", [(None, None, SIZES), (None, SCALES)], ids=["sizes", "scales"])
+def test_the_best_class_of_enlarged_maps_is_found_on_pixels(
+    resize: tuple[np.ndarray | None, ...], coordinates: str
+) -> None:
+    graph = class_map(*resize, coordinate_transformation_mode=coordinates)
+    rewritten = graph.copy()
+    assert compare_pixels(rewritten) == 1
+    onnx.checker.check_model(rewritten.model, full_check=True)
+    assert [node.op_type for node in rewritten.nodes] == ["Mul", "Transpose", "Resize", "ArgMax", "Cast"]
+    scores = np.random.default_rng(2).normal(0, 3, (1, CLASSES, 9, 13)).astype(np.float32)
+    np.testing.assert_array_equal(run(rewritten, scores)["class_map"], run(graph, scores)["class_map"])
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        class_map(None, None, SIZES, mode="nearest"),
+        class_map(None, None, SIZES, axis=2),
+        class_map(None, None, SIZES, keepdims=1),
+        class_map(None, None, SIZES, antialias=1),
+        class_map(None, None, SIZES[2:], axes=[2, 3]),
+        class_map(None, None, SIZES * [1, 2, 1, 1]),
+        class_map(None, SCALES, classes=7),
+    ],
+    ids=["nearest", "rows", "an axis kept", "antialiased", "two sides", "classes enlarged", "few classes"],
+)
+def test_other_maps_stay_as_they_are(graph: Graph) -> None:
+    before = graph.serialize()
+    assert compare_pixels(graph) == 0
+    assert graph.serialize() == before
