@@ -32,7 +32,8 @@ each other, all err towards zero, and are the ones that objects are made of: the
 _SMALLEST: Final = 2.0**-100
 _COARSE: Final[Floats] = 2.0 ** (-np.arange(49) / 4)
 """Shares of the full range tried first: down to 2**-12, the width of one bin."""
-_NEAR: Final[Floats] = 2.0 ** (np.array([2, 1, -1, -2]) / 4)
+_NEAR: Final = 1.0
+"""Octaves around where the search stands already."""
 _CLOSER: Final = tuple(ratio ** np.linspace(1, -1, 16) for ratio in (2.0 ** (1 / 4), 2.0 ** (1 / 32)))
 _KL_STRIDE: Final = 8
 _FINE: Final = 128
@@ -199,7 +200,9 @@ def _minimise(error: Callable[[Floats], Floats], limit: float, start: float | No
 
     A coarse scan by quarter octaves, near `start` if there is one, then twice 16 points closer around the best.
     """
-    tried = _COARSE * limit if start is None else np.append(start, np.minimum(start * _NEAR, limit))
+    tried = _COARSE * limit
+    if start is not None:
+        tried = np.append(tried[np.abs(np.log2(tried / start)) <= _NEAR], start)
     for closer in _CLOSER:
         found = tried[np.argmin(error(tried))]
         tried = np.append(found, np.minimum(found * closer, limit))
