@@ -13,7 +13,8 @@ from edgevision.calibration.fields import check_keys
 from edgevision.calibration.growth import EARLY, Growth
 from edgevision.calibration.histogram import Histogram
 from edgevision.calibration.images import CalibrationImages
-from edgevision.calibration.observation import Bounds, ObservedGraph, observe
+from edgevision.calibration.objects import OUTPUTS, Objects
+from edgevision.calibration.observation import Bounds, ObservedGraph, block_size, observe
 from edgevision.calibration.passes import Picture, Tensors, not_finite, run_pass
 from edgevision.calibration.table import RangeTable, histogram_from_json, histogram_to_json, table_key
 from edgevision.manifest import Preprocess
@@ -35,6 +36,8 @@ def collect_ranges(
 ) -> RangeTable:
     """Histograms of `tensors` over all pictures, in one pass.
 
+    Where the graph ends in decoded boxes and scores, the values inside objects are counted once more by themselves.
+
     The result does not depend on the order of the pictures, on their names, on the number of workers, or on whether
     the pass was stopped and went on.
 
@@ -55,7 +58,7 @@ def collect_ranges(
     sample = min(SAMPLE, max(_LEAST_SAMPLE, _COUNTED // len(images)))
     total = run_pass(
         observed,
-        lambda: _Histograms(observed, sample),
+        lambda: _Histograms(observed, preprocess, sample),
         images,
         preprocess,
         label="calibrating",
@@ -64,6 +67,7 @@ def collect_ranges(
         quiet=quiet,
     )
     skipped = tuple(name for name in images.names if name in images.skipped)
+    total.finish()
     growing = total.growing()
     table = RangeTable(
         key=table_key(graph, tensors, images, preprocess),
@@ -79,14 +83,18 @@ def collect_ranges(
 class _Histograms:
     """Histograms of all observed tensors over some pictures."""
 
-    def __init__(self, observed: ObservedGraph, sample: int) -> None:
+    def __init__(self, observed: ObservedGraph, preprocess: Preprocess, sample: int) -> None:
         self._bounds = observed.bounds
         self._counter = Counter(sample)
         sources = dict.fromkeys(observed.sources.values())
-        self.histograms = {name: Histogram() for name in sources}
+        self._input_hw = (preprocess.input_wh[1], preprocess.input_wh[0])
+        blocked = [name for name in sources if observed.shown and observed.is_blocked(name)]
+        self._blocks = dict.fromkeys(blocked, block_size() if blocked else 1)
+        self.histograms = {name: Histogram(Histogram() if observed.shown else None) for name in sources}
         self.growth = {name: Growth() for name in sources}
 
     def see(self, tensors: Tensors, picture: Picture) -> None:
+        objects = Objects(tensors, self._input_hw) if OUTPUTS[0] in tensors else None
         for name, histogram in self.histograms.items():
             known = self._known(name, histogram, picture.share)
             try:
@@ -94,6 +102,10 @@ class _Histograms:
             except ValueError as error:
                 raise not_finite(name, picture, error) from error
             self.growth[name].add(max(high, -low, 0.0), picture.share, picture.digest)
+            if objects is not None and histogram.objects is not None:
+                inside = objects.values(tensors[name], self._blocks.get(name, 1), picture.phase)
+                if inside is not None:
+                    self._counter.add(histogram.objects, inside, 0, (histogram.minimum, histogram.maximum))
 
     def _known(self, name: str, histogram: Histogram, share: int) -> Bounds:
         """Limits of the operator that earlier pictures have reached: this one cannot change the range any more.
@@ -104,6 +116,14 @@ class _Histograms:
             return None, None
         low, high = self._bounds.get(name, (None, None))
         return low if histogram.minimum == low else None, high if histogram.maximum == high else None
+
+    def finish(self) -> None:
+        """Make what was counted inside objects independent of the order: its range grew with that of all values."""
+        for histogram in self.histograms.values():
+            if histogram.objects is not None and histogram.objects.total:
+                histogram.objects.extend(histogram.minimum, histogram.maximum)
+            else:
+                histogram.objects = None
 
     def growing(self) -> dict[str, Growth]:
         """Growth of the ranges that were free to grow: not of one that reached its operator's limit, where no picture

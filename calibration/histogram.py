@@ -37,16 +37,18 @@ class Histogram:
         exponent: the bin width is 2 ** exponent.
         minimum, maximum: of all values, sampled or not; +inf and -inf while empty.
         chosen: what the method AUTO stands for here, on symmetric and on affine grids; None: not measured.
+        objects: those values that lie inside objects, with bins as wide or narrower; None: not known.
     """
 
-    __slots__ = ("_known", "chosen", "counts", "exponent", "maximum", "minimum")
+    __slots__ = ("_known", "chosen", "counts", "exponent", "maximum", "minimum", "objects")
 
-    def __init__(self) -> None:
+    def __init__(self, objects: Histogram | None = None) -> None:
         self.counts: NDArray[np.int64] = np.zeros((2, BINS), np.int64)
         self.exponent: int = LOWEST
         self.minimum: float = math.inf
         self.maximum: float = -math.inf
         self.chosen: tuple[str, str] | None = None
+        self.objects = objects
         self._known: tuple[tuple[float, ...], dict[tuple[str, str], Any]] = (), {}
 
     @property
@@ -75,6 +77,8 @@ class Histogram:
         self.minimum, self.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
         self._grow(other.exponent)
         self.counts += coarsen(other.counts, self.exponent - other.exponent)
+        if self.objects is not None and other.objects is not None:
+            self.objects.merge(other.objects)
 
     def _grow(self, exponent: int) -> None:
         if exponent > self.exponent:
@@ -92,7 +96,7 @@ class Histogram:
         method = self._resolved(method)[0]
         return self._remembered(
             ("symmetric", method),
-            lambda: thresholds.symmetric(self.counts.sum(axis=0), self.width, self.limit, method),
+            lambda: thresholds.symmetric(self._judged(method).sum(axis=0), self.width, self.limit, method),
         )
 
     def affine_range(self, method: str) -> tuple[float, float]:
@@ -107,12 +111,22 @@ class Histogram:
         method = self._resolved(method)[1]
         return self._remembered(
             ("affine", method),
-            lambda: thresholds.affine(self.counts, self.width, self.minimum, self.maximum, method),
+            lambda: thresholds.affine(self._judged(method), self.width, self.minimum, self.maximum, method),
         )
+
+    def _judged(self, method: str) -> thresholds.Counts:
+        """The counts that a method goes by. An error inside objects matters more than one in the background: where
+        their places are known, half of the weight of all square errors lies there."""
+        inside = 0 if self.objects is None else self.objects.total
+        if method != thresholds.METHODS[0] or self.objects is None or not inside:
+            return self.counts
+        found = coarsen(self.objects.counts, self.exponent - self.objects.exponent)
+        return self.counts + found * (self.total / inside)
 
     def _remembered(self, question: tuple[str, str], answer: Callable[[], T]) -> T:
         """What `answer` said of these values before; counts only ever grow, so that their sum tells states apart."""
-        state = (self.total, self.exponent, self.minimum, self.maximum)
+        inside = 0 if self.objects is None else self.objects.total
+        state = (self.total, inside, self.exponent, self.minimum, self.maximum)
         known = self._known  # one reference: several threads may ask
         if known[0] != state:
             known = self._known = state, {}

@@ -8,12 +8,16 @@ Where the optimiser uses no such layout (other processors) nothing is taken out 
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
+from edgevision.calibration.objects import OUTPUTS
 from edgevision.errors import CalibrationError
 from edgevision.optional import require
 
@@ -32,6 +36,8 @@ class ObservedGraph:
         sources: asked-for tensor -> the tensor observed in its place: the same values in another shape.
         outputs: observed tensor -> the session's output that holds its values in some order. An observed tensor that
             is not here is the graph's input.
+        shown: of OUTPUTS those that the session computes beside them, in their own shape: both, or none where the graph
+            has no decoded detection head.
         bounds: observed tensor -> limits that its operator (ReLU, Clip) guarantees, None for none. Only tensors that
             lead to an observed one without limits are here: that one tells if a value is not finite.
     """
@@ -39,7 +45,12 @@ class ObservedGraph:
     session: Any
     sources: dict[str, str]
     outputs: dict[str, str]
+    shown: tuple[str, ...]
     bounds: dict[str, Bounds]
+
+    def is_blocked(self, tensor: str) -> bool:
+        """Whether an observed tensor's values are in blocked layout."""
+        return self.outputs.get(tensor, tensor) != tensor
 
 
 def observe(graph: bytes, tensors: Sequence[str], input_name: str, *, in_order: bool = False) -> ObservedGraph:
@@ -65,22 +76,32 @@ def observe(graph: bytes, tensors: Sequence[str], input_name: str, *, in_order: 
     if not wanted:
         raise CalibrationError("no tensor to observe: the graph has nothing to quantise")
 
-    shown = {output.name for output in model.graph.output}
+    given_out = {output.name: output.type.tensor_type for output in model.graph.output}
+    shown = OUTPUTS if not in_order and _tells_objects(onnx, given_out) else ()
     extra = onnx.ModelProto()
-    extra.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in shown)
+    extra.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in given_out)
     try:
         # Messages merge when their bytes are joined: outputs are added without encoding all weights again.
         shown_all = graph + extra.SerializeToString()
-        session, outputs = _in_order(shown_all, wanted) if in_order else _without_copies(shown_all, wanted)
+        session, outputs = _in_order(shown_all, wanted) if in_order else _without_copies(shown_all, wanted, shown)
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise CalibrationError(f"the graph cannot be run for calibration: {error}") from error
-    names = {output: name for name, output in outputs.items()}
+    names = {output: name for name, output in outputs.items()} | {name: name for name in shown}
     for spec in session.get_outputs():
         if spec.type != "tensor(float)":
             raise CalibrationError(f"tensor {names[spec.name]!r} is a {spec.type}; only tensors of float32 have ranges")
         if not all(isinstance(side, int) for side in spec.shape):
             raise CalibrationError(f"tensor {names[spec.name]!r} has the shape {spec.shape}; every side must be fixed")
-    return ObservedGraph(session, sources, outputs, _all_bounds(model, wanted, producers))
+    return ObservedGraph(session, sources, outputs, shown, _all_bounds(model, wanted, producers))
+
+
+def _tells_objects(onnx: Any, outputs: Mapping[str, Any]) -> bool:
+    """Whether a graph has OUTPUTS, as float32 of fixed shapes."""
+    specs = [outputs.get(name) for name in OUTPUTS]
+    if not all(spec and spec.elem_type == onnx.TensorProto.FLOAT for spec in specs):
+        return False
+    boxes, scores = ([side.dim_value for side in spec.shape.dim] for spec in specs if spec)
+    return len(boxes) == 3 and boxes[::2] == [1, 4] and scores[:2] == boxes[:2] and min(boxes + scores) > 0
 
 
 def _source(name: str, producers: dict[str, Any]) -> str:
@@ -135,8 +156,8 @@ def _in_order(graph: bytes, wanted: Sequence[str]) -> tuple[Any, dict[str, str]]
     return session, {name: name for name in wanted}
 
 
-def _without_copies(graph: bytes, wanted: Sequence[str]) -> tuple[Any, dict[str, str]]:
-    """A session that ends in blocked tensors, and where it shows each wanted tensor."""
+def _without_copies(graph: bytes, wanted: Sequence[str], shown: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """A session that ends in blocked tensors and in those to be `shown` as they are, and where each wanted one is."""
     onnx, ort = require("onnx", "calibration"), require("onnxruntime", "calibration")
     with tempfile.TemporaryDirectory(prefix="edgevision-") as folder:
         path = Path(folder, "optimised.onnx")
@@ -148,18 +169,42 @@ def _without_copies(graph: bytes, wanted: Sequence[str]) -> tuple[Any, dict[str,
         ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
         model = onnx.load_model(path, load_external_data=False)
-        read = {name for node in model.graph.node for name in _reads(node)}
+        read = {name for node in model.graph.node for name in _reads(node)}.union(shown)
         outputs = {name: name for name in wanted}
         for node in model.graph.node:
             name = node.output[0]
             if node.op_type == "ReorderOutput" and name in outputs and name not in read and _fills_its_blocks(node):
                 outputs[name] = node.input[0]
         del model.graph.output[:]
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs.values()))
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys([*outputs.values(), *shown]))
         _prune(model.graph)
         path.write_bytes(model.SerializeToString())
         options = _options(ort, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]), outputs
+
+
+@functools.cache
+def block_size() -> int:
+    """How many neighbouring channels ONNX Runtime keeps together on this processor; 1 where it has no such layout.
+
+    Two cells of 16 channels go through a convolution that changes nothing: it is told where the second one begins.
+    """
+    onnx = require("onnx", "calibration")
+    channels = _WIDEST_BLOCK
+    weights = np.eye(channels, dtype=np.float32).reshape(channels, channels, 1, 1)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["image", "weights"], ["same"])],
+        "layout",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, channels, 1, 2])],
+        [onnx.helper.make_tensor_value_info("same", onnx.TensorProto.FLOAT, [1, channels, 1, 2])],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    session, _ = _without_copies(model.SerializeToString(), ["same"], ())
+    second = np.zeros((1, channels, 1, 2), np.float32)
+    second[..., 1] = 1
+    (found,) = session.run(None, {"image": second})
+    return int(np.flatnonzero(found.reshape(-1))[0])
 
 
 def _options(ort: Any, level: Any) -> Any:

@@ -61,7 +61,7 @@ class Observer(Protocol):
     """Learns something from every picture. What it has learnt in the end may not depend on their order."""
 
     def see(self, tensors: Tensors, picture: Picture) -> None:
-        """One picture's tensors, by observed name; they are overwritten by the next picture's.
+        """One picture's tensors, by observed name, and what else the graph shows; the next picture's overwrite them.
 
         Raises:
             CalibrationError: a value is not finite.
@@ -207,6 +207,7 @@ class _Worker(Generic[Seen]):
             source: arrays[observed.outputs[source]] if source in observed.outputs else array
             for source in observed_names
         }
+        self._tensors |= {name: arrays[name] for name in observed.shown}
 
     def show(self, image: NDArray[np.uint8], picture: Picture) -> None:
         """Run one picture."""

@@ -19,13 +19,14 @@ from edgevision.calibration.fields import MAX_BYTES, check_keys, texts, typed
 from edgevision.calibration.growth import Growth
 from edgevision.calibration.histogram import BINS, HIGHEST, LOWEST, Histogram, exponent_for
 from edgevision.calibration.images import CalibrationImages
+from edgevision.calibration.objects import CONFIDENT
 from edgevision.calibration.stated import StatedRange
 from edgevision.calibration.thresholds import METHODS
 from edgevision.errors import CalibrationError
 from edgevision.files import sha256
 from edgevision.manifest import Preprocess
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 _MAX_TENSORS: Final = 4096
 _MAX_TOTAL: Final = 1 << 62
 
@@ -101,6 +102,7 @@ def table_key(graph: bytes, tensors: Sequence[str], images: CalibrationImages, p
         "images": images.sha256,
         "preprocess": dataclasses.asdict(preprocess),
         "bins": BINS,
+        "objects": CONFIDENT,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -116,13 +118,14 @@ def histogram_to_json(histogram: Histogram) -> dict[str, Any]:
         "exponent": histogram.exponent,
         "counts": [_pack(row) for row in histogram.counts],
         "chosen": None if histogram.chosen is None else list(histogram.chosen),
+        "objects": None if histogram.objects is None else histogram_to_json(histogram.objects),
     }
 
 
 def _pack(row: NDArray[np.int64]) -> str:
     """Counts up to the last that is not zero, as little-endian 64-bit numbers, deflated, base64."""
     used = int(np.flatnonzero(row)[-1]) + 1 if row.any() else 0
-    return base64.b64encode(zlib.compress(row[:used].astype("<i8").tobytes(), 6)).decode() if used else ""
+    return base64.b64encode(zlib.compress(row[:used].astype("<i8").tobytes(), 1)).decode() if used else ""
 
 
 def _unpack(text: str) -> NDArray[np.int64]:
@@ -168,7 +171,8 @@ def histogram_from_json(entry: Any, name: str) -> Histogram:
         if not 0 < stated < math.inf:
             raise ValueError(f"the stated range of {name!r} is a positive number")
         return StatedRange(stated)
-    check_keys(entry, {"minimum", "maximum", "exponent", "counts", "chosen"}, f"tensor {name!r}")
+    keys = {"minimum", "maximum", "exponent", "counts", "chosen", "objects"}
+    check_keys(entry, keys, f"tensor {name!r}")
     histogram = Histogram()
     if entry["chosen"] is not None:
         symmetric, affine = texts(entry["chosen"], "chosen")
@@ -178,6 +182,13 @@ def histogram_from_json(entry: Any, name: str) -> Histogram:
     histogram.exponent = typed(entry["exponent"], int, "exponent")
     if not LOWEST <= histogram.exponent <= HIGHEST:
         raise ValueError(f"exponent of {name!r} is in {LOWEST}..{HIGHEST}")
+    if entry["objects"] is not None:
+        check_keys(entry["objects"], keys, f"objects of tensor {name!r}")
+        if entry["objects"]["objects"] is not None:
+            raise ValueError(f"objects of tensor {name!r} have none of their own")
+        inner = histogram.objects = histogram_from_json(entry["objects"], f"{name}, objects")
+        if inner.exponent > histogram.exponent:
+            raise ValueError(f"objects of tensor {name!r} reach further than it does")
     rows = texts(entry["counts"], "counts")
     if len(rows) != 2:
         raise ValueError(f"counts of {name!r} are two texts")

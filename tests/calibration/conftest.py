@@ -57,7 +57,8 @@ def preprocess() -> Preprocess:
 def network() -> bytes:
     """Convolutions of 16 (whole blocks) and 24 channels (padded ones), every common activation, an addition.
 
-    Tensors: image, relu, signed, leaky, clip, sum, pooled, moved, flat, index (int64), output.
+    Tensors: image, relu, signed, leaky, clip, sum, pooled, moved, flat, index (int64), output. It finds objects of 9x5
+    pixels around the cells of "signed", as `boxes` and `scores`.
     """
     rng = np.random.default_rng(0)
 
@@ -65,6 +66,8 @@ def network() -> bytes:
         values = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
         return numpy_helper.from_array(values.astype(np.float32), name)
 
+    centres = np.stack(np.meshgrid(np.arange(0, 32, 2), np.arange(0, 24, 2)), axis=2).reshape(1, -1, 2)
+    priors = np.concatenate([centres - (4, 2), centres + (5, 3)], axis=2).astype(np.float32)
     nodes = [
         helper.make_node("Conv", ["image", "w1"], ["c1"], pads=[1] * 4),
         helper.make_node("Relu", ["c1"], ["relu"]),
@@ -78,6 +81,10 @@ def network() -> bytes:
         helper.make_node("Flatten", ["moved"], ["flat"]),
         helper.make_node("ArgMax", ["pooled"], ["index"], axis=1),
         helper.make_node("Sigmoid", ["flat"], ["output"]),
+        helper.make_node("Conv", ["signed", "w4", "b4"], ["objectness"], strides=[2, 2]),
+        helper.make_node("Reshape", ["objectness", "rows"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["scores"]),
+        helper.make_node("Add", ["priors", "scores"], ["boxes"]),
     ]
     constants = [
         weights("w1", 16, 3, 3, 3),
@@ -86,12 +93,19 @@ def network() -> bytes:
         weights("w3", 16, 24, 1, 1),
         numpy_helper.from_array(np.float32(0), "zero"),
         numpy_helper.from_array(np.float32(6), "six"),
+        weights("w4", 1, 24, 1, 1),
+        numpy_helper.from_array(np.full(1, -1.3, np.float32), "b4"),
+        numpy_helper.from_array(np.array([1, -1, 1], np.int64), "rows"),
+        numpy_helper.from_array(priors, "priors"),
     ]
     graph = helper.make_graph(
         nodes,
         "small",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 24, 32])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3072])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in {"output": [1, 3072], "boxes": [1, 192, 4], "scores": [1, 192, 1]}.items()
+        ],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

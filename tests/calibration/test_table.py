@@ -37,6 +37,8 @@ def make_table() -> RangeTable:
         histograms[name] = Histogram()
         Counter().add(histograms[name], values.astype(np.float32))
     histograms["signed"].chosen = ("percentile", "mse")
+    histograms["signed"].objects = Histogram()
+    Counter().add(histograms["signed"].objects, np.linspace(-1, 1, 100, dtype=np.float32))
     histograms["empty"] = Histogram()
     histograms["again"] = histograms["relu"]
     growth = Growth()
@@ -56,6 +58,7 @@ def test_a_table_survives_its_file() -> None:
     for name, histogram in original.items():
         assert np.array_equal(table[name].counts, histogram.counts)
         assert table[name].chosen == histogram.chosen
+        assert (table[name].objects is None) == (histogram.objects is None)
         assert (table[name].exponent, table[name].minimum, table[name].maximum) == (
             histogram.exponent,
             histogram.minimum,
@@ -108,6 +111,10 @@ def packed(*counts: int) -> str:
         (("tensors", "empty", "counts"), [packed(1), ""]),
         (("tensors", "relu", "chosen"), ["mse"]),
         (("tensors", "relu", "chosen"), ["mse", "auto"]),
+        (("tensors", "relu", "objects"), {}),
+        (("tensors", "relu", "objects"), {"stated": 1.0}),
+        (("tensors", "signed", "objects", "objects"), DATA["tensors"]["tiny"]),
+        (("tensors", "tiny", "objects"), DATA["tensors"]["relu"]),
         (("growth",), {"unknown": DATA["growth"]["signed"]}),
         (("growth", "signed", "reach"), [1.0] * 15),
         (("growth", "signed", "reach"), [-1.0] * 16),
