@@ -31,6 +31,7 @@ from edgevision.export.repair.bias_correction import corrections_of, explained_d
 from edgevision.export.repair.equalisation import equalise
 from edgevision.export.repair.input_scaling import scale_sites
 from edgevision.export.repair.probing import probe_layers
+from edgevision.export.repair.rough_layers import rough_layers
 from edgevision.export.repair.shared_grids import share_grids
 from edgevision.export.repair.sites import find_sites, magnitudes
 from edgevision.export.repair.sums import float_sums
@@ -79,7 +80,7 @@ def quantise(prepared: PreparedModel, images: CalibrationImages | None, config: 
         CalibrationError: no picture can be read, or a value is not finite.
     """
     report, preprocess = prepared.report, prepared.preprocess
-    heads = config.max_drop is not None  # the search for the budget will tell whether they may be
+    heads = config.max_drop is not None  # the search for the budget will tell which layers may be
     with report.step("repair") as facts:
         graph, tensorrt_graph = _rescale(prepared, images, config, heads, facts)
     with report.step("place") as facts:
@@ -102,17 +103,19 @@ def quantise(prepared: PreparedModel, images: CalibrationImages | None, config: 
     clip = "clip-weights" in config.repairs
     corrections = {}
     with report.step("correct") as facts:
-        if images is not None and {"correct-biases", "float-sums"} & set(config.repairs):
+        if images is not None and {"correct-biases", "float-sums", "rough-layers"} & set(config.repairs):
             inputs = input_tensors(preprocess, images)
             probes = probe_layers(tensorrt_graph, plan, ranges, method, inputs, clip=clip)
             facts.update(pictures=len(inputs))
             if "correct-biases" in config.repairs:
                 corrections = corrections_of(tensorrt_graph, probes)
                 facts.update(layers=len(corrections), gain_db=explained_db(probes))
-            if "float-sums" in config.repairs:
-                sums = float_sums(tensorrt_graph, plan, probes)
-                plan = plan_placement(graph, tensorrt_graph=tensorrt_graph, heads=heads, keep_float=sums)
-                facts.update(float_sums=sums)
+            sums = float_sums(tensorrt_graph, plan, probes) if "float-sums" in config.repairs else {}
+            rough = {}
+            if "rough-layers" in config.repairs and not heads:
+                rough = rough_layers(tensorrt_graph, probes)
+            plan = plan_placement(graph, tensorrt_graph=tensorrt_graph, heads=heads, keep_float=sums | rough)
+            facts.update(float_sums=sums, rough_layers=rough)
         shared = share_grids(tensorrt_graph, plan, ranges, method) if "share-grids" in config.repairs else {}
         facts.update(shared_grids=shared)
     return Quantised(graph, tensorrt_graph, plan, ranges, method, corrections, clip, shared)

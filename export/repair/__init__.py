@@ -7,10 +7,11 @@
 | `clip-weights` | weights | the scale of each output channel with the least square error |
 | `correct-biases` | a quantised layer and its float twin on the same input | equal mean output per channel |
 | `float-sums` | residual Adds with a quantised identity branch | a float one where its grid would make too much noise |
+| `rough-layers` | the layers that are quantised, probed | cheap ones whose grids make much noise stay float16 |
 | `share-grids` | ranges of tensors that are one another's, moved | one range for those that are nearly alike |
 """
 
-REPAIRS = ("equalise", "scale-inputs", "clip-weights", "correct-biases", "float-sums", "share-grids")
+REPAIRS = ("equalise", "scale-inputs", "clip-weights", "correct-biases", "float-sums", "rough-layers", "share-grids")
 RESCALING = ("equalise", "scale-inputs")
 """After these, tensors have other ranges than in the network as it came."""
 WITHOUT_PICTURES = ("clip-weights", "share-grids")

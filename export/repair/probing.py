@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,19 @@ class Probe:
     Attributes:
         error: (pictures, channels), the mean of quantised minus float.
         noise: (pictures, channels), the mean square of that.
+        mean, power: (pictures, channels), the mean of the float output and of its square.
     """
 
     error: Floats
     noise: Floats
+    mean: Floats
+    power: Floats
+
+    @property
+    def noise_share(self) -> float:
+        """Noise as a share of the output's variance, all channels together; 0 where nothing varies."""
+        variance = float(np.maximum(self.power.mean(axis=0) - np.square(self.mean.mean(axis=0)), 0).sum())
+        return float(self.noise.mean(axis=0).sum()) / variance if variance else 0.0
 
 
 def probe_layers(
@@ -53,7 +62,7 @@ def probe_layers(
     writer = QdqWriter(graph.copy())
     source = writer.graph
     activations: dict[str, Activation] = {}
-    layers = []
+    layers: list[tuple[str, list[str]]] = []
     del source.proto.output[:]
     for node in list(source.nodes):
         writer.nodes.append(node)
@@ -66,19 +75,16 @@ def probe_layers(
             weight = weight_of(source, node)
             if weight is not None:
                 pair = (node.output[0], _twin(writer, node, weight, activations[tensor], clip))
-            layers.append((key(node), *_measure(writer, *pair, channel_axis(node))))
+            layers.append((key(node), _measure(writer, *pair, channel_axis(node))))
     if not layers:
         return {}
     session = open_session(writer.finish().serialize(), threads=1, exact=True)
-    found: dict[str, list[tuple[Floats, Floats]]] = {layer: [] for layer, _, _ in layers}
+    measured: dict[str, list[Floats]] = {layer: [] for layer, _ in layers}
     for tensor_in in inputs:
         results = session.run({session.inputs[0].name: tensor_in})
-        for layer, error, noise in layers:
-            found[layer].append((results[error].astype(np.float64), results[noise].astype(np.float64)))
-    return {
-        layer: Probe(np.stack([error for error, _ in pairs]), np.stack([noise for _, noise in pairs]))
-        for layer, pairs in found.items()
-    }
+        for layer, names in layers:
+            measured[layer].append(np.stack([results[name].astype(np.float64) for name in names]))
+    return {layer: Probe(*np.stack(found, axis=1)) for layer, found in measured.items()}
 
 
 def _twin(writer: QdqWriter, node: onnx.NodeProto, weight: Weight, activation: Activation, clip: bool) -> str:
@@ -95,17 +101,20 @@ def _twin(writer: QdqWriter, node: onnx.NodeProto, weight: Weight, activation: A
     return str(twin.output[0])
 
 
-def _measure(writer: QdqWriter, exact: str, rounded: str, axis: int) -> Iterator[str]:
-    """Append nodes for the mean and the mean square of the difference per channel; their outputs' names."""
+def _measure(writer: QdqWriter, exact: str, rounded: str, axis: int) -> list[str]:
+    """Append nodes for what a Probe holds per channel, one picture's; their outputs' names."""
     shape = writer.graph.shape(exact) or ()
     channel = axis % len(shape)
     axes = writer.graph.add_constant("probe/axes", np.array([i for i in range(len(shape)) if i != channel], np.int64))
-    difference, square = (writer.fresh(f"{exact}/{what}") for what in ("difference", "square"))
+    difference = writer.fresh(f"{exact}/difference")
     writer.nodes.append(helper.make_node("Sub", [rounded, exact], [difference]))
-    writer.nodes.append(helper.make_node("Mul", [difference, difference], [square]))
-    for name in (difference, square):
-        mean = writer.fresh(f"{name}/mean")
-        writer.nodes.append(helper.make_node("ReduceMean", [name, axes], [mean], keepdims=0))
-        info = helper.make_tensor_value_info(mean, onnx.TensorProto.FLOAT, [shape[channel]])
-        writer.graph.proto.output.append(info)
-        yield mean
+    means = []
+    for name in (difference, exact):
+        square = writer.fresh(f"{name}/square")
+        writer.nodes.append(helper.make_node("Mul", [name, name], [square]))
+        for values in (name, square):
+            means.append(writer.fresh(f"{values}/mean"))
+            writer.nodes.append(helper.make_node("ReduceMean", [values, axes], [means[-1]], keepdims=0))
+            info = helper.make_tensor_value_info(means[-1], onnx.TensorProto.FLOAT, [shape[channel]])
+            writer.graph.proto.output.append(info)
+    return means

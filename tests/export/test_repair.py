@@ -453,8 +453,9 @@ def test_a_corrected_bias_takes_the_shift_out() -> None:
 def test_a_shift_that_differs_from_picture_to_picture_is_hardly_corrected() -> None:
     graph = shifted()
     random = np.random.default_rng(0).normal(0, 1, (8, 16))
-    noisy = Probe(random, np.square(random) + 1)
-    steady = Probe(random * 0.01 + 1, np.square(random * 0.01 + 1) + 1)
+    output = np.zeros_like(random), np.ones_like(random)
+    noisy = Probe(random, np.square(random) + 1, *output)
+    steady = Probe(random * 0.01 + 1, np.square(random * 0.01 + 1) + 1, *output)
     assert np.abs(corrections_of(graph, {"layer": noisy})["layer"]).mean() < 0.3 * np.abs(random).mean()
     np.testing.assert_allclose(corrections_of(graph, {"layer": steady})["layer"], 1, atol=0.02)
 
