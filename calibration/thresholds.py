@@ -174,8 +174,9 @@ class SideError:
             # A spike at the limit (ReLU6) leaves the last bin without width: keep enough to divide by.
             edges[-1] = min(max(limit, (last + 2.0**-16) * width), edges[-1])
         density = np.add.reduceat(counts[: last + 1], ends[:-1]) / np.diff(edges) if last else np.zeros(0)
-        self._edges = edges
-        self._weights: Floats = np.concatenate([np.zeros(1), density]) - np.concatenate([density, np.zeros(1)])
+        weights: Floats = np.concatenate([np.zeros(1), density]) - np.concatenate([density, np.zeros(1)])
+        told = weights != 0
+        self._edges, self._weights = edges[told], weights[told]
 
     def __call__(self, steps_size: Floats | float, steps: Floats | int) -> Floats:
         """Error for each step size (any shape) with that many `steps` from zero (broadcast)."""

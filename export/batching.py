@@ -144,7 +144,9 @@ class _Batching:
 
     def _shapes(self, node: onnx.NodeProto) -> dict[str, tuple[int, ...]]:
         constants = self.graph.constants
-        values = {name: numpy_helper.from_array(constants[name], name) for name in node.input if name in constants}
+        # Only values of lists say something of shapes.
+        lists = [name for name in node.input if name in constants and constants[name].ndim < 2]
+        values = {name: numpy_helper.from_array(constants[name], name) for name in lists}
         types = {
             name: self.types.get(name)
             or helper.make_tensor_type_proto(self.graph.dtype(name) or 0, self.graph.shape(name))

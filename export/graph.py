@@ -118,6 +118,11 @@ class Graph:
         self.model = onnx.shape_inference.infer_shapes(self.model, check_types, strict_mode=True, data_prop=True)
         self.reindex()
 
+    def complete_shapes(self) -> None:
+        """Run shape inference unless the result of every node has a fixed shape already."""
+        if any(self.shape(name) is None for node in self.nodes for name in node.output if name):
+            self.infer_shapes()
+
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a tensor; None where unknown or not fixed."""
         sides = self.sides(name)

@@ -106,10 +106,11 @@ def weight_scales(values: NDArray[Any], axis: int | None, *, clip: bool = False)
     if not clip or not values.size:
         return half_scales(limits)
     rows = values.reshape(1, -1) if axis is None else np.moveaxis(values, axis, 0).reshape(len(limits), -1)
+    exact = rows.astype(np.float64)
     best, least = limits.ravel().copy(), np.full(len(rows), np.inf)
     for share in _CLIPPED:
         scales = half_scales(limits.ravel() * share)
-        error = np.square(to_float(to_int8(rows, scales, 0), scales, 0) - rows).sum(axis=1)
+        error = np.square(to_float(to_int8(exact, scales, 0), scales, 0) - rows).sum(axis=1)
         best, least = np.where(error < least, limits.ravel() * share, best), np.minimum(error, least)
     return half_scales(best.reshape(limits.shape))
 

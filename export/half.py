@@ -127,7 +127,7 @@ def to_half(graph: Graph, islands: Mapping[str, str] | None = None) -> Graph:
         ModelError: the graph has control flow.
     """
     source = graph.copy()
-    source.infer_shapes()
+    source.complete_shapes()
     return _Conversion(source, islands or {}).run()
 
 

@@ -31,7 +31,7 @@ def rounded_graph(serialised: bytes) -> bytes:
         serialised: opset 19 or later; its inputs and outputs are not float16.
     """
     graph = Graph(onnx.load_model_from_string(serialised))
-    graph.infer_shapes()
+    graph.complete_shapes()
     nodes: list[onnx.NodeProto] = []
     for node in list(graph.nodes):
         halves = [name for name in node.output if name and graph.dtype(name) == HALF]

@@ -51,7 +51,7 @@ def find_layers(quantised: Quantised, inputs: Sequence[Any], findings: Findings,
 def describe_layers(prepared: PreparedModel, quantised: Quantised, layers: Sequence[Layer]) -> None:
     """State in the report what each layer harms, and how much of the network is INT8."""
     graph = quantised.tensorrt_graph.copy()
-    graph.infer_shapes()
+    graph.complete_shapes()
     decisions = quantised.plan.tensorrt
     prepared.report.int8_macs_share = round(int8_share(graph, quantised.plan.tensorrt_inputs), 4)
     prepared.report.layers = [

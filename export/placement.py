@@ -109,7 +109,7 @@ def plan_placement(
 
 def _inferred(graph: Graph) -> Graph:
     graph = graph.copy()
-    graph.infer_shapes()
+    graph.complete_shapes()
     return graph
 
 

@@ -55,7 +55,7 @@ def measure(graph: Graph, inputs: Iterable[NDArray[Any]], smallest: Iterable[str
         ModelError: the graph does not run.
     """
     probe = graph.copy()
-    probe.infer_shapes()
+    probe.complete_shapes()
     writer = _Probes(probe)
     for name in [*probe.inputs, *probe.producer]:
         if writer.readable(name):
