@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgevision.export.graph import Graph
+from edgevision.export.graph import Graph, attribute
 from edgevision.export.grids import Floats, Ranges, channel_sums, range_of, to_float, to_int8, weight_scales
 from edgevision.export.half import to_half
 from edgevision.export.placement import Plan
-from edgevision.export.qdq import Activation, QdqWriter, shifted_bias
+from edgevision.export.qdq import QdqWriter, read, shifted_bias
 from edgevision.export.structure import key, weight_of
 from edgevision.export.tensorrt_rules import validate_tensorrt
 
@@ -63,27 +63,24 @@ def write_qdq(
     """The INT8 graph with float32 between the grids; arguments and errors as for `emit_tensorrt`."""
     source = graph.copy()
     writer = QdqWriter(source)
-    activations: dict[str, Activation] = {}
     for node in list(source.nodes):
-        inputs = list(node.input)
         offset = np.float32(0)
         for index in plan.tensorrt_inputs.get(key(node), ()):
-            tensor = inputs[index]
-            if tensor not in activations:
-                found = range_of(ranges, tensor)
-                activations[tensor] = writer.activation(tensor, found, method, centred=tensor in plan.centred)
-            inputs[index], offset = activations[tensor]
+            tensor = node.input[index]
+            found, centred = range_of(ranges, tensor), tensor in plan.centred
+            activation = writer.activation(tensor, found, method, centred=centred, pads=attribute(node, "pads", ()))
+            offset = activation.offset
+            read(node, index, activation)
         weight = weight_of(source, node)
         if weight is not None and key(node) in plan.tensorrt_inputs:
             values, axis = source.constants[weight.name], weight.channel_axis
             scales = weight_scales(values, axis, clip=clip_weights)
             steps = to_int8(values, scales, axis)
-            inputs[1] = writer.constant(weight.name, steps, scales, axis)
+            node.input[1] = writer.constant(weight.name, steps, scales, axis)
             shifts = [-corrections[key(node)]] if corrections is not None and key(node) in corrections else []
             if offset:
                 shifts.append(offset * channel_sums(to_float(steps, scales, axis)))
             if shifts:
-                inputs[2:] = [shifted_bias(source, node, sum(shifts[1:], shifts[0]))]
-        node.input[:] = inputs
+                node.input[2:] = [shifted_bias(source, node, sum(shifts[1:], shifts[0]))]
         writer.nodes.append(node)
     return writer.finish()

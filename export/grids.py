@@ -78,7 +78,8 @@ def symmetric_grid(found: Range, method: str, *, centred: bool) -> tuple[np.floa
     limit = found.symmetric_limit(method)
     if centred:
         low, high = found.affine_range(method)
-        offset = np.float32(np.float16((low + high) / 2))
+        with np.errstate(over="ignore"):  # an infinite one is no gain
+            offset = np.float32(np.float16((low + high) / 2))
         half = max(high - float(offset), float(offset) - low)
         if half < _FINER * limit:
             return offset, half

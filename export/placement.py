@@ -27,6 +27,7 @@ from edgevision.export.structure import (
     key,
     residual_input,
     weight_of,
+    written_in_a_pass,
 )
 
 # The fewest channels (inputs and outputs of a matrix product) for which an INT8 kernel pays.
@@ -58,7 +59,7 @@ class Plan:
     Attributes:
         tensorrt: node -> decision for TensorRT's graph.
         tensorrt_inputs: node -> indices of its activation inputs that get Q/DQ there.
-        centred: tensors whose grid there may lie around another value than zero.
+        centred: tensors whose grid there may lie around another value than zero; only convolutions read them in INT8.
         cpu: node -> decision for ONNX Runtime's graph.
         cpu_sites: node -> what of it is quantised there, in graph order.
         observed: tensors whose ranges either emitter needs.
@@ -104,7 +105,7 @@ def plan_placement(
         for node in graph.nodes
     }
     observed = _observed(graph, tensorrt_graph, inputs, sites)
-    return Plan(tensorrt, inputs, _centred(tensorrt_graph), cpu, sites, observed)
+    return Plan(tensorrt, inputs, _centred(tensorrt_graph, inputs), cpu, sites, observed)
 
 
 def _inferred(graph: Graph) -> Graph:
@@ -211,16 +212,22 @@ def _unweighted(
     return (), "no weights: float16"
 
 
-def _centred(graph: Graph) -> frozenset[str]:
-    """Tensors that a factor per channel has been put in front of, where every reader is a convolution without padding:
-    a constant taken off there costs no pass of its own, and is the same for all outputs, so that biases undo it."""
-    scaled = [node.output[0] for node in graph.nodes if node.name.startswith(SCALE_PREFIX)]
-    return frozenset(name for name in scaled if all(_pads_nothing(node) for node in graph.consumers[name]))
+def _centred(graph: Graph, inputs: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
+    """Quantised tensors that TensorRT writes in a pass over their values, which can take a constant off (and pad) as
+    well, where every layer on the grid is a convolution: the constant is the same for all outputs, so that biases undo
+    it."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.nodes:
+        for index in inputs.get(key(node), ()):
+            readers.setdefault(node.input[index], []).append(node)
+    return frozenset(
+        name for name, nodes in readers.items() if all(map(_shifts, nodes)) and written_in_a_pass(graph, name)
+    )
 
 
-def _pads_nothing(node: onnx.NodeProto) -> bool:
-    automatic = attribute(node, "auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
-    return node.op_type == "Conv" and not automatic and not any(attribute(node, "pads", ()))
+def _shifts(node: onnx.NodeProto) -> bool:
+    """Whether it is a convolution that says how many zeros it pads with."""
+    return node.op_type == "Conv" and attribute(node, "auto_pad", b"NOTSET") not in (b"SAME_UPPER", b"SAME_LOWER")
 
 
 def _first_layers(graph: Graph) -> set[str]:

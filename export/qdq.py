@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,10 +25,12 @@ class Grid:
 
 
 class Activation(NamedTuple):
-    """A tensor on an INT8 grid: its name, and what was taken off all its values before."""
+    """A tensor on an INT8 grid: its name, what was taken off all its values before, and whether the padding that its
+    reader asks for is in it already."""
 
     tensor: str
     offset: np.float32
+    padded: bool
 
 
 class QdqWriter:
@@ -41,6 +43,7 @@ class QdqWriter:
         self.graph = graph
         self.nodes: list[onnx.NodeProto] = []
         self._weights: dict[tuple[str, str], str] = {}
+        self._activations: dict[tuple[str, tuple[int, ...]], Activation] = {}
 
     def fresh(self, stem: str) -> str:
         """Reserve an unused tensor name."""
@@ -64,21 +67,39 @@ class QdqWriter:
         self.nodes.append(node)
         return name
 
-    def activation(self, tensor: str, found: Range, method: str, *, centred: bool) -> Activation:
-        """Append Q and DQ of a tensor with range `found`, by TensorRT's rules: zero point 0.
+    def activation(
+        self, tensor: str, found: Range, method: str, *, centred: bool, pads: Sequence[int] = ()
+    ) -> Activation:
+        """Append Q and DQ of a tensor with range `found`, by TensorRT's rules: zero point 0. Once for readers alike.
 
         Args:
             centred: the grid may lie around the middle of the range; the values are then shifted.
+            pads: the reader's padding with zeros, in ONNX's order. Zeros have to be shifted like all other values, so
+                that a shifted tensor is padded before.
         """
         offset, limit = symmetric_grid(found, method, centred=centred)
-        shifted = tensor
+        known = (tensor, tuple(pads) if offset and any(pads) else ())
+        if known not in self._activations:
+            self._activations[known] = self._on_grid(*known, offset, limit)
+        return self._activations[known]
+
+    def _on_grid(self, tensor: str, pads: tuple[int, ...], offset: np.float32, limit: float) -> Activation:
+        source = tensor
+        if pads:
+            half = len(pads) // 2
+            amounts = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
+            source = self.fresh(f"{tensor}/padded")
+            constant = self.graph.add_constant(f"{tensor}/pads", amounts)
+            self.nodes.append(helper.make_node("Pad", [tensor, constant], [source], name=f"{tensor}/pad"))
         if offset:
-            shifted = self.fresh(f"{tensor}/centred")
             constant = self.graph.add_constant(f"{tensor}/centre", np.asarray(offset))
-            self.nodes.append(helper.make_node("Sub", [tensor, constant], [shifted], name=f"{tensor}/centre"))
+            shifted = self.fresh(f"{tensor}/centred")
+            self.nodes.append(helper.make_node("Sub", [source, constant], [shifted], name=f"{tensor}/centre"))
+            source = shifted
         grid = self.grid(tensor, half_scales(np.float64(limit)), np.int8(0))
-        quantised = self.quantize(shifted, grid, tensor)
-        return Activation(self.dequantize(quantised, grid, self.fresh(f"{tensor}/dequantized")), offset)
+        quantised = self.quantize(source, grid, tensor)
+        output = self.dequantize(quantised, grid, self.fresh(f"{tensor}/dequantized"))
+        return Activation(output, offset, bool(pads))
 
     def dequantize(self, tensor: str, grid: Grid, output: str, axis: int | None = None) -> str:
         """Append DQ writing `output` and return it. `axis`: of a per-channel scale."""
@@ -114,6 +135,15 @@ class QdqWriter:
         self.graph.replace_nodes(self.nodes)
         self.graph.infer_shapes()
         return self.graph
+
+
+def read(node: onnx.NodeProto, index: int, activation: Activation) -> None:
+    """Let input `index` of `node` be `activation`, which may have the node's padding in it already."""
+    node.input[index] = activation.tensor
+    if activation.padded:
+        for given in node.attribute:
+            if given.name == "pads":
+                given.ints[:] = [0] * len(given.ints)
 
 
 def shifted_bias(graph: Graph, node: onnx.NodeProto, shift: Floats) -> str:

@@ -33,6 +33,7 @@ COMMUTING = frozenset(
     ]
 )
 """Operators that move values without computing: TensorRT moves Q and DQ through them."""
+_PASSES = frozenset(("PRelu", "BatchNormalization", "Mul", "HardSwish", "Sigmoid", "Tanh", "Elu", "AveragePool"))
 _GATES = frozenset(("Sigmoid", "HardSigmoid"))
 _POOLS = frozenset(("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "AveragePool", "MaxPool", "ReduceMax"))
 
@@ -172,6 +173,17 @@ def _gated_by_itself(graph: Graph, node: onnx.NodeProto) -> str | None:
         if producer is not None and producer.op_type in _GATES and producer.input[0] == value:
             return str(value)
     return None
+
+
+def written_in_a_pass(graph: Graph, name: str) -> bool:
+    """Whether TensorRT writes a tensor in a pass over its values whatever its grid is: the network's input, and what
+    it does not fuse into the convolution before (ReLU, LeakyReLU, clips and residual sums it does), joined or not."""
+    node = graph.producer.get(name)
+    if node is None:
+        return name in graph.inputs
+    if node.op_type in COMMUTING:
+        return any(written_in_a_pass(graph, node.input[index]) for index in activations(graph, node))
+    return node.op_type in _PASSES
 
 
 def residual_input(graph: Graph, node: onnx.NodeProto) -> int | None:

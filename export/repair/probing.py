@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from edgevision.backends.onnxruntime import open_session
-from edgevision.export.graph import Graph
+from edgevision.export.graph import Graph, attribute
 from edgevision.export.grids import Ranges, channel_sums, range_of, to_float, to_int8, weight_scales
 from edgevision.export.placement import Plan
-from edgevision.export.qdq import Activation, QdqWriter, shifted_bias
+from edgevision.export.qdq import Activation, QdqWriter, read, shifted_bias
 from edgevision.export.repair.channel_classes import channel_axis
 from edgevision.export.structure import Weight, key, weight_of
 
@@ -61,20 +61,18 @@ def probe_layers(
     """
     writer = QdqWriter(graph.copy())
     source = writer.graph
-    activations: dict[str, Activation] = {}
     layers: list[tuple[str, list[str]]] = []
     del source.proto.output[:]
     for node in list(source.nodes):
         writer.nodes.append(node)
         for index in plan.tensorrt_inputs.get(key(node), ()):
             tensor = node.input[index]
-            if tensor not in activations:
-                range_ = range_of(ranges, tensor)
-                activations[tensor] = writer.activation(tensor, range_, method, centred=tensor in plan.centred)
-            pair = (tensor, activations[tensor].tensor)
+            found, centred = range_of(ranges, tensor), tensor in plan.centred
+            activation = writer.activation(tensor, found, method, centred=centred, pads=attribute(node, "pads", ()))
+            pair = (tensor, activation.tensor)
             weight = weight_of(source, node)
             if weight is not None:
-                pair = (node.output[0], _twin(writer, node, weight, activations[tensor], clip))
+                pair = (node.output[0], _twin(writer, node, weight, activation, clip))
             layers.append((key(node), _measure(writer, *pair, channel_axis(node))))
     if not layers:
         return {}
@@ -93,7 +91,8 @@ def _twin(writer: QdqWriter, node: onnx.NodeProto, weight: Weight, activation: A
     scales = weight_scales(values, axis, clip=clip)
     twin = onnx.NodeProto.FromString(node.SerializeToString())
     rounded = to_float(to_int8(values, scales, axis), scales, axis)
-    twin.input[:2] = [activation.tensor, writer.graph.add_constant(f"{weight.name}/rounded", rounded)]
+    read(twin, 0, activation)
+    twin.input[1] = writer.graph.add_constant(f"{weight.name}/rounded", rounded)
     if activation.offset:
         twin.input[2:] = [shifted_bias(writer.graph, node, activation.offset * channel_sums(rounded))]
     twin.output[0] = writer.fresh(f"{node.output[0]}/twin")

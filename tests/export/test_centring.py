@@ -1,8 +1,9 @@
-"""Grids around another value than zero, where a factor per channel is taken anyway and biases can undo the shift."""
+"""Grids around another value than zero, where a tensor is written in a pass anyway and biases can undo the shift."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -44,32 +45,55 @@ def uncentred(plan: Plan) -> Plan:
     return dataclasses.replace(plan, centred=frozenset())
 
 
+@pytest.mark.parametrize("options", [{}, {"groups": 2}, {"kernel": 3}, {"second": 1}, {"second": 3}])
+def test_what_convolutions_read_behind_a_factor_is_centred(options: dict[str, int]) -> None:
+    assert SCALED in plan_placement(scaled_network(**options), heads=True).centred
+
+
+def test_what_a_sum_reads_on_the_same_grid_is_not_centred() -> None:
+    net = Net()
+    x = net.op("PRelu", net.convolution("image", 3, 16), net.constant(np.full((16, 1, 1), 0.2, np.float32)), out="x")
+    net.op("Add", x, net.convolution(net.op("Relu", net.convolution(x, 16, 16)), 16, 16), out="sum")
+    graph = net.graph("sum")
+    inner = {node.output[0]: "" for node in graph.nodes if node.op_type == "Add"}
+    assert "x" not in plan_placement(graph, heads=True).centred
+    assert "x" in plan_placement(graph, heads=True, keep_float=inner).centred  # no grid for the sum then
+
+
+def test_padding_that_depends_on_the_size_is_left_alone() -> None:
+    net = Net()
+    x = net.op("PRelu", net.convolution("image", 3, 16), net.constant(np.full((16, 1, 1), 0.2, np.float32)), out="x")
+    net.op("Conv", x, net.weight(16, 16, 3, 3), out="y", auto_pad="SAME_UPPER")
+    assert "x" not in plan_placement(net.graph("y"), heads=True).centred
+
+
 @pytest.mark.parametrize(
-    ("options", "centred"),
+    ("activation", "centred"),
     [
-        ({}, {SCALED}),
-        ({"groups": 2}, {SCALED}),
-        ({"kernel": 3}, set()),  # its padding would no longer be zeros
-        ({"second": 1}, {SCALED}),
-        ({"second": 3}, set()),
+        (lambda net, x: net.op("Mul", x, net.op("Sigmoid", x), out="x"), True),
+        (lambda net, x: net.op("PRelu", x, net.constant(np.full((16, 1, 1), 0.2, np.float32)), out="x"), True),
+        (lambda net, x: net.op("Concat", net.op("HardSwish", x), x, out="x", axis=1), True),
+        (lambda net, x: net.op("Relu", x, out="x"), False),  # the convolution before writes it
+        (lambda net, x: net.relu6(x, out="x"), False),
+        (lambda net, x: net.op("MaxPool", x, out="x", kernel_shape=[2, 2]), False),
     ],
 )
-def test_only_what_layers_without_padding_read_is_centred(options: dict[str, int], centred: set[str]) -> None:
-    assert plan_placement(scaled_network(**options)).centred == centred
-
-
-def test_a_tensor_without_a_factor_gets_no_pass_of_its_own() -> None:
+def test_only_what_is_written_in_a_pass_of_its_own_is_centred(
+    activation: Callable[[Net, str], str], centred: bool
+) -> None:
     net = Net()
-    x = net.convolution("image", 3, 32)
-    net.convolution(net.convolution(net.op("Mul", x, net.op("Sigmoid", x)), 32, 16, kernel=1), 16, 16, out="y")
-    assert not plan_placement(net.graph("y")).centred
+    x = activation(net, net.convolution("image", 3, 16))
+    net.convolution(x, 32 if net.nodes[-1].op_type == "Concat" else 16, 16, out="y")
+    graph = net.graph("y")
+    assert ("x" in plan_placement(graph, heads=True).centred) is centred
+    assert "image" in plan_placement(graph, heads=True).centred
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_centring_halves_the_steps_of_what_is_hardly_ever_negative(groups: int, bias: bool) -> None:
-    graph = scaled_network(groups=groups, bias=bias)
-    plan = plan_placement(graph, keep_float={"y": "only one layer is looked at"})
+@pytest.mark.parametrize(("groups", "kernel"), [(1, 1), (2, 1), (1, 3), (2, 5)])
+def test_centring_halves_the_steps_of_what_is_hardly_ever_negative(groups: int, kernel: int, bias: bool) -> None:
+    graph = scaled_network(groups=groups, kernel=kernel, bias=bias)
+    plan = plan_placement(graph, heads=True, keep_float={"y": "only one layer is looked at"})
     ranges = measured(graph, plan.observed, IMAGES)
 
     def loss_db(plan: Plan) -> float:
@@ -91,9 +115,41 @@ def test_the_typed_graph_shifts_right_behind_the_factor() -> None:
     assert emitted.constants[shift.input[1]].dtype == np.float16
 
 
-def test_probes_see_the_centred_grid() -> None:
-    graph = scaled_network()
-    plan = plan_placement(graph)
+def test_readers_with_different_padding_each_get_their_own() -> None:
+    graph = scaled_network(kernel=5, second=3)
+    plan = plan_placement(graph, heads=True)
+    emitted = emit_tensorrt(graph, plan, measured(graph, plan.observed, IMAGES), "minmax")
+    pads = [node for node in emitted.nodes if node.op_type == "Pad" and node.input[0] == SCALED]
+    amounts = sorted(emitted.constants[node.input[1]].tolist() for node in pads)
+    assert amounts == [[0, 0, n, n, 0, 0, n, n] for n in (1, 2)]
+    for node in pads:
+        (shift,) = emitted.consumers[node.output[0]]
+        assert shift.op_type == "Sub"
+
+
+def test_what_lies_outside_a_shifted_picture_is_still_zero() -> None:
+    net = Net()
+    x = net.op("Mul", "image", net.op("Sigmoid", "image"), out="x")
+    net.op("Conv", x, net.weight(16, 3, 5, 5), net.bias(16), out="y", pads=[0, 1, 2, 3], strides=[2, 1])
+    graph = net.graph("y")
+    graph.infer_shapes()
+    plan = plan_placement(graph, heads=True)
+    fine = {"x": Extremes(0.0, 1.0)}  # all other grids leave float values as they are
+    emitted = write_qdq(graph, plan, fine, "minmax")
+    image = np.full((1, 3, 16, 16), 0.5, np.float32)  # the same value everywhere: only the border can differ
+    expected, found = (run(g, image)["y"] for g in (graph, emitted))
+    inside = (slice(None), slice(None), slice(3, 5), slice(6, 10))
+    worst = np.abs(found - expected)[inside].max()
+    assert np.abs(found - expected).max() <= 4 * worst + 1e-5
+    assert (
+        np.abs(expected - expected[inside].mean(axis=(0, 2, 3), keepdims=True).reshape(1, 16, 1, 1)).max() > 100 * worst
+    )
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_probes_see_the_centred_grid(kernel: int) -> None:
+    graph = scaled_network(kernel=kernel)
+    plan = plan_placement(graph, heads=True)
     plan = dataclasses.replace(plan, tensorrt_inputs={"layer": (0,)})
     ranges = measured(graph, plan.observed, IMAGES)
     found = probe_layers(graph, plan, ranges, "minmax", IMAGES, clip=False)["layer"]
