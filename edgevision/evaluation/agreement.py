@@ -190,7 +190,9 @@ def summarise(pictures: Sequence[Likeness], names: Sequence[str]) -> dict[str, A
         `matched_50`, the mean over thresholds up to 0.1 below and above; one box that crosses the threshold by chance
         moves it little), `score_shift` (mean over the pairs), `mask_iou`, `keypoint_px`, `keypoint_share` where the
         task has them.
-        Maps: `mask_iou` (mean over the classes in the reference), `pixels_same`, `per_class` {name: IoU}.
+        Maps: `mask_iou` (mean over the classes in the reference), `mask_iou_by_area` (each class weighted by its pixels
+        in the reference: the frequency-weighted IoU of Long et al., arXiv:1411.4038, which a rare class moves
+        little), `pixels_same`, `per_class` {name: IoU}.
         Classification: `top1_same`, `score_shift`, `box_iou`.
     """
     first = pictures[0]
@@ -230,12 +232,12 @@ def _box_summary(pictures: list[BoxLikeness]) -> dict[str, Any]:
 def _map_summary(pictures: list[MapLikeness], names: Sequence[str]) -> dict[str, Any]:
     size = max(p.counts.shape[1] for p in pictures)
     both, mine, theirs = np.sum([np.pad(p.counts, ((0, 0), (0, size - p.counts.shape[1]))) for p in pictures], axis=0)
-    per_class = {
-        (names[k] if k < len(names) else str(k)): float(both[k] / (mine[k] + theirs[k] - both[k]))
-        for k in np.flatnonzero(mine).tolist()
-    }
+    seen = np.flatnonzero(mine)
+    iou = both[seen] / (mine + theirs - both)[seen]
+    per_class = {names[k] if k < len(names) else str(k): float(v) for k, v in zip(seen.tolist(), iou, strict=True)}
     return {
         "mask_iou": _mean(list(per_class.values())),
+        "mask_iou_by_area": float(np.average(iou, weights=mine[seen])),
         "pixels_same": _mean([p.same for p in pictures]),
         "per_class": per_class,
     }

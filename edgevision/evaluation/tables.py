@@ -26,6 +26,7 @@ _AGREEMENT = {
     "top1_same": "same best class",
     "score_shift": "score shift",
     "mask_iou": "mask IoU",
+    "mask_iou_by_area": "by area",
     "pixels_same": "pixels same",
     "keypoint_px": "keypoints off, px",
     "keypoint_share": "of the box",

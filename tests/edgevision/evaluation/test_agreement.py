@@ -114,6 +114,15 @@ def test_class_maps() -> None:
     assert got["pixels_same"] == pytest.approx(0.89)
     assert got["per_class"] == {"cat": pytest.approx(49 / 60), "dog": pytest.approx(40 / 50)}
     assert got["mask_iou"] == pytest.approx((49 / 60 + 0.8) / 2)
+    assert got["mask_iou_by_area"] == pytest.approx((50 * 49 / 60 + 50 * 0.8) / 100)
+
+
+def test_a_rare_class_decides_the_mean_over_classes_but_not_the_one_by_area() -> None:
+    reference, other = np.zeros((2, 100, 100), np.uint8)
+    reference[0, 0] = 1
+    got = figures(SegmentationMap(reference, NAMES), SegmentationMap(other, NAMES), None)
+    assert got["mask_iou"] == pytest.approx(0.5, abs=1e-3)
+    assert got["mask_iou_by_area"] == pytest.approx((9999 * 0.9999 + 1 * 0) / 10000)
 
 
 def test_maps_are_summed_over_pictures_of_any_size() -> None:
