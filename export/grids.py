@@ -69,20 +69,22 @@ def half_scales(limits: NDArray[Any]) -> Floats:
 
 
 def symmetric_grid(found: Range, method: str, *, centred: bool) -> tuple[np.float32, float]:
-    """What to take off a tensor's values, as an FP16 value, and the largest magnitude on the grid then.
+    """What to take off a tensor's values, as an FP16 value, and the largest magnitude on the grid then, code 127.
 
     Args:
         centred: the grid may lie around the middle of the range, and does where that makes its steps a tenth finer:
-            behind ReLU or SiLU half the codes of one around zero stand for values that never come.
+            behind ReLU or SiLU half the codes of one around zero stand for values that never come. The least value gets
+            code -128, so that a picture's 256 levels are 256 codes.
     """
     limit = found.symmetric_limit(method)
     if centred:
         low, high = found.affine_range(method)
+        step = (high - low) / 255
         with np.errstate(over="ignore"):  # an infinite one is no gain
-            offset = np.float32(np.float16((low + high) / 2))
-        half = max(high - float(offset), float(offset) - low)
-        if half < _FINER * limit:
-            return offset, half
+            offset = np.float32(np.float16(low + 128 * step))
+        step = max((high - float(offset)) / 127, (float(offset) - low) / 128)
+        if 127 * step < _FINER * limit:
+            return offset, 127 * step
     return np.float32(0), limit
 
 

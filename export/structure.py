@@ -34,6 +34,7 @@ COMMUTING = frozenset(
 )
 """Operators that move values without computing: TensorRT moves Q and DQ through them."""
 _PASSES = frozenset(("PRelu", "BatchNormalization", "Mul", "HardSwish", "Sigmoid", "Tanh", "Elu", "AveragePool"))
+_FUSED = frozenset(("Relu", "LeakyRelu", "Clip"))
 _GATES = frozenset(("Sigmoid", "HardSigmoid"))
 _POOLS = frozenset(("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "AveragePool", "MaxPool", "ReduceMax"))
 
@@ -177,12 +178,17 @@ def _gated_by_itself(graph: Graph, node: onnx.NodeProto) -> str | None:
 
 def written_in_a_pass(graph: Graph, name: str) -> bool:
     """Whether TensorRT writes a tensor in a pass over its values whatever its grid is: the network's input, and what
-    it does not fuse into the convolution before (ReLU, LeakyReLU, clips and residual sums it does), joined or not."""
+    it does not fuse into a convolution right before (ReLU, LeakyReLU, clips and residual sums it does), moved or not.
+    A MaxPool is made of what is on a grid already.
+    """
     node = graph.producer.get(name)
     if node is None:
         return name in graph.inputs
-    if node.op_type in COMMUTING:
+    if node.op_type in COMMUTING - {"MaxPool"} or node.op_type in _FUSED:
         return any(written_in_a_pass(graph, node.input[index]) for index in activations(graph, node))
+    if node.op_type == "Add":
+        makers = [graph.producer.get(source) for source in node.input]
+        return not any(maker is not None and maker.op_type in WEIGHTED for maker in makers)
     return node.op_type in _PASSES
 
 

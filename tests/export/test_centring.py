@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgevision.export.emit_tensorrt import emit_tensorrt, write_qdq
 from edgevision.export.graph import SCALE_PREFIX, Graph
-from edgevision.export.grids import symmetric_grid
+from edgevision.export.grids import half_scales, symmetric_grid
 from edgevision.export.placement import Plan, plan_placement
 from edgevision.export.repair.probing import probe_layers
 from tests.export.networks import Extremes, Net, measured, pictures, run, sqnr_db
@@ -73,9 +73,12 @@ def test_padding_that_depends_on_the_size_is_left_alone() -> None:
         (lambda net, x: net.op("Mul", x, net.op("Sigmoid", x), out="x"), True),
         (lambda net, x: net.op("PRelu", x, net.constant(np.full((16, 1, 1), 0.2, np.float32)), out="x"), True),
         (lambda net, x: net.op("Concat", net.op("HardSwish", x), x, out="x", axis=1), True),
+        (lambda net, x: net.op("Add", net.op("Sigmoid", x), net.op("Tanh", x), out="x"), True),
+        (lambda net, x: net.op("Relu", net.op("Sigmoid", x), out="x"), True),
+        (lambda net, x: net.op("Relu", net.op("Add", x, net.op("Tanh", x)), out="x"), False),  # a residual sum
         (lambda net, x: net.op("Relu", x, out="x"), False),  # the convolution before writes it
         (lambda net, x: net.relu6(x, out="x"), False),
-        (lambda net, x: net.op("MaxPool", x, out="x", kernel_shape=[2, 2]), False),
+        (lambda net, x: net.op("MaxPool", net.op("Sigmoid", x), out="x", kernel_shape=[2, 2]), False),
     ],
 )
 def test_only_what_is_written_in_a_pass_of_its_own_is_centred(
@@ -168,7 +171,17 @@ def test_a_centred_grid_holds_the_whole_range_and_is_never_wider(below: float, a
     found = Extremes(-below, above)
     offset, limit = symmetric_grid(found, "minmax", centred=True)
     assert float(np.float16(offset)) == float(offset)
-    assert -below - float(offset) >= -limit
-    assert above - float(offset) <= limit
+    assert -below - float(offset) >= -limit * 128 / 127 * (1 + 1e-12)  # code -128
+    assert above - float(offset) <= limit * (1 + 1e-12)
     assert limit <= found.symmetric_limit("minmax")
     assert symmetric_grid(found, "minmax", centred=False) == (0, found.symmetric_limit("minmax"))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 / 255])
+def test_every_level_of_a_picture_has_a_code_of_its_own(scale: float) -> None:
+    levels = np.arange(256) * scale
+    offset, limit = symmetric_grid(Extremes(0.0, float(levels[-1])), "minmax", centred=True)
+    step = half_scales(np.float64(limit))
+    codes = np.rint((levels - offset) / step)
+    assert codes.tolist() == list(range(-128, 128))
+    assert np.abs(codes * step + offset - levels).max() < 0.15 * scale
