@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ def probe_layers(
     """
     writer = QdqWriter(graph.copy())
     source = writer.graph
-    layers: list[tuple[str, list[str]]] = []
+    layers: list[tuple[str, list[str], int]] = []
     del source.proto.output[:]
     for node in list(source.nodes):
         writer.nodes.append(node)
@@ -73,16 +74,18 @@ def probe_layers(
             weight = weight_of(source, node)
             if weight is not None:
                 pair = (node.output[0], _twin(writer, node, weight, activation, clip))
-            layers.append((key(node), _measure(writer, *pair, channel_axis(node))))
+            layers.append((key(node), *_measure(writer, *pair, channel_axis(node))))
     if not layers:
         return {}
     session = open_session(writer.finish().serialize(), threads=1, exact=True)
-    measured: dict[str, list[Floats]] = {layer: [] for layer, _ in layers}
+    measured: dict[str, list[Floats]] = {layer: [] for layer, _, _ in layers}
     for tensor_in in inputs:
         results = session.run({session.inputs[0].name: tensor_in})
-        for layer, names in layers:
-            measured[layer].append(np.stack([results[name].astype(np.float64) for name in names]))
-    return {layer: Probe(*np.stack(found, axis=1)) for layer, found in measured.items()}
+        for layer, names, count in layers:
+            found = np.stack([results[name].astype(np.float64) for name in names])
+            found[1::2] /= count
+            measured[layer].append(found)
+    return {layer: Probe(*np.stack(pictures, axis=1)) for layer, pictures in measured.items()}
 
 
 def _twin(writer: QdqWriter, node: onnx.NodeProto, weight: Weight, activation: Activation, clip: bool) -> str:
@@ -100,20 +103,22 @@ def _twin(writer: QdqWriter, node: onnx.NodeProto, weight: Weight, activation: A
     return str(twin.output[0])
 
 
-def _measure(writer: QdqWriter, exact: str, rounded: str, axis: int) -> list[str]:
-    """Append nodes for what a Probe holds per channel, one picture's; their outputs' names."""
+def _measure(writer: QdqWriter, exact: str, rounded: str, axis: int) -> tuple[list[str], int]:
+    """Append nodes for the mean and the sum of squares, per channel, of the difference and of `exact`.
+
+    Returns:
+        Their outputs' names, and how many values a channel has.
+    """
     shape = writer.graph.shape(exact) or ()
     channel = axis % len(shape)
     axes = writer.graph.add_constant("probe/axes", np.array([i for i in range(len(shape)) if i != channel], np.int64))
     difference = writer.fresh(f"{exact}/difference")
     writer.nodes.append(helper.make_node("Sub", [rounded, exact], [difference]))
-    means = []
+    found = []
     for name in (difference, exact):
-        square = writer.fresh(f"{name}/square")
-        writer.nodes.append(helper.make_node("Mul", [name, name], [square]))
-        for values in (name, square):
-            means.append(writer.fresh(f"{values}/mean"))
-            writer.nodes.append(helper.make_node("ReduceMean", [values, axes], [means[-1]], keepdims=0))
-            info = helper.make_tensor_value_info(means[-1], onnx.TensorProto.FLOAT, [shape[channel]])
+        for operator in ("ReduceMean", "ReduceSumSquare"):
+            found.append(writer.fresh(f"{name}/{operator}"))
+            writer.nodes.append(helper.make_node(operator, [name, axes], [found[-1]], keepdims=0))
+            info = helper.make_tensor_value_info(found[-1], onnx.TensorProto.FLOAT, [shape[channel]])
             writer.graph.proto.output.append(info)
-    return means
+    return found, math.prod(shape) // shape[channel]
