@@ -22,8 +22,7 @@ from edgevision.export.layer_report import describe_layers, find_layers, open_fi
 from edgevision.export.placement import plan_placement
 from edgevision.export.preparation import PreparedModel
 from edgevision.export.quantisation import Quantised
-from edgevision.export.sensitivity import PICTURES, Layer
-from edgevision.export.verification import input_tensors
+from edgevision.export.sensitivity import Layer, telling_inputs
 from edgevision.export.yardstick import Goal, Loss, Yardstick, facts_of, loss_of
 from edgevision.manifest import GraphInfo
 from edgevision.progress import Progress
@@ -39,6 +38,9 @@ _FRESH = 1000
 # after some of its runs is not measured on.
 _SPREAD_POINTS = 0.6
 _LEAST_SHARE = 0.5
+# What a layer between others of another precision costs besides, as a share of the network's multiply-adds: without it
+# a sum, which has next to none, would seem a bargain whatever it does.
+_SWITCH = 0.002
 # In standard errors, by how much a mean above the budget does not yet refute a candidate: for the verdict, and in the
 # search, which should neither give up layers for noise nor hand much to the verdict that fails there.
 _ERRORS, _DOUBT = 2.0, 1.0
@@ -76,7 +78,7 @@ class Budget:
         self._yardstick = Yardstick(prepared, dataset, images)
         few = self._yardstick.count < _LARGE_SET
         self._runs = {"search": _SEARCH if few else _LARGE, "verdict": _VERDICT if few else _LARGE}
-        self._inputs = input_tensors(prepared.preprocess, images, PICTURES)
+        self._inputs = telling_inputs(prepared, images, dataset)
         self._findings = open_findings(
             config, emit_int8(quantised, islands), quantised, images, self._yardstick.digest()
         )
@@ -91,7 +93,7 @@ class Budget:
             The network with as many layers in FP16 as it takes; None: the budget cannot be met.
         """
         self.layers = find_layers(self._quantised, self._inputs, self._findings, quiet=self._quiet)
-        order = sorted(self.layers, key=lambda layer: -layer.noise / max(layer.multiply_adds, 1))
+        order = in_order(self.layers)
         problem, kept = "", 0
         refuted: Loss | None = None
         seeds = list(range(self._runs["search"]))
@@ -238,6 +240,12 @@ class Budget:
                 f"to meet the accuracy budget only {report.int8_macs_share:.0%} of the multiply-adds stay in INT8: "
                 "--precision fp16 is hardly slower then, and loses nothing"
             )
+
+
+def in_order(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers that remove most noise for what they cost first."""
+    switch = max(_SWITCH * sum(layer.multiply_adds for layer in layers), 1)
+    return sorted(layers, key=lambda layer: -layer.noise / (layer.multiply_adds + switch))
 
 
 def fewest(first: int, most: int, guess: int, holds: Callable[[int], bool]) -> int:

@@ -16,8 +16,7 @@ from edgevision.export.findings import Findings
 from edgevision.export.graph import Graph
 from edgevision.export.preparation import PreparedModel
 from edgevision.export.quantisation import Quantised
-from edgevision.export.sensitivity import PICTURES, Layer, int8_share, measure_layers
-from edgevision.export.verification import input_tensors
+from edgevision.export.sensitivity import Layer, int8_share, measure_layers, telling_inputs
 
 
 def open_findings(
@@ -76,7 +75,7 @@ def name_layers(
     """Without a budget: describe_layers, with their errors measured where that was asked for."""
     layers: list[Layer] = []
     if config.sensitivity:
-        inputs = input_tensors(prepared.preprocess, images, PICTURES)
+        inputs = telling_inputs(prepared, images)
         findings = open_findings(config, emit_int8(quantised, islands), quantised, images)
         layers = find_layers(quantised, inputs, findings, quiet=config.quiet)
     describe_layers(prepared, quantised, layers)

@@ -13,20 +13,27 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgevision.calibration import CalibrationImages
 from edgevision.export.emission import emit_int8
 from edgevision.export.graph import Graph
+from edgevision.export.preparation import PreparedModel
 from edgevision.export.quantisation import Quantised
 from edgevision.export.structure import WEIGHTED, decode_nodes, key, multiply_adds
-from edgevision.export.verification import Outputs, run_graph
+from edgevision.export.verification import Outputs, input_tensors, run_graph, tensors_of
 from edgevision.progress import Progress
 
+if TYPE_CHECKING:
+    from edgevision.evaluation import Dataset
+
 PICTURES = 4
+# Of so many pictures those are taken that show most.
+_CANDIDATES = 24
 # From where a candidate's box counts; where a picture has none, its best ones do.
 _LIKELY, _BEST = 0.05, 20
 _LEAST, _MOST = 1e-20, 1e20
@@ -52,6 +59,42 @@ class Layer:
     def sqnr_db(self) -> float:
         """Signal over noise of the decoded outputs, dB."""
         return round(-10 * math.log10(min(max(self.noise, _LEAST), _MOST)), 2)
+
+
+def telling_inputs(
+    prepared: PreparedModel, images: CalibrationImages | None, dataset: Dataset | None = None
+) -> list[NDArray[Any]]:
+    """Network inputs, PICTURES: a layer's noise is measured where there is something to find.
+
+    Of a detector those pictures whose candidates score most together, as many as are likely; where it finds nothing,
+    and for other tasks, evenly spaced ones.
+
+    Args:
+        images: where there is no data set, the calibration pictures; None: drawn ones.
+        dataset: what the network will be judged on. On pictures that it was trained with, a network is so sure that
+            noise hardly moves a score.
+
+    Raises:
+        CalibrationError, DatasetError: none of the pictures can be read.
+        ModelError: the float graph does not run.
+    """
+    if dataset is None:
+        inputs = input_tensors(prepared.preprocess, images, _CANDIDATES)
+    else:
+        chosen = dict.fromkeys(i * len(dataset.pictures) // _CANDIDATES for i in range(_CANDIDATES))
+        inputs = tensors_of(prepared.preprocess, (dataset.pictures[i].read() for i in chosen))
+    found = [0.0]
+    if {"boxes", "scores"} <= set(prepared.graph.outputs):
+        found = [_found(outputs) for outputs in run_graph(prepared.graph.serialize(), inputs, exact=True)]
+    if not max(found):
+        return inputs[:: -(-len(inputs) // PICTURES)]
+    return [inputs[i] for i in sorted(range(len(inputs)), key=lambda i: (-found[i], i))[:PICTURES]]
+
+
+def _found(outputs: Outputs) -> float:
+    """Sum of the scores of likely candidates."""
+    best = outputs["scores"].reshape(outputs["boxes"].shape[1], -1).max(axis=1)
+    return float(best[best >= _LIKELY].sum())
 
 
 def measure_layers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -38,11 +38,16 @@ def input_tensors(
     Raises:
         CalibrationError: none of the pictures can be read.
     """
+    return tensors_of(preprocess, _drawn_pictures(count) if images is None else _spread(images, count))
+
+
+def tensors_of(preprocess: Preprocess, pictures: Iterable[NDArray[np.uint8]]) -> list[NDArray[Any]]:
+    """Network inputs from BGR pictures."""
     preprocessor = Preprocessor(preprocess)
     tensors = []
-    for image in iter(_drawn_pictures(count)) if images is None else _spread(images, count):
+    for picture in pictures:
         tensor = np.empty(preprocessor.shape, preprocessor.dtype)
-        preprocessor(image, tensor[0])
+        preprocessor(picture, tensor[0])
         tensors.append(tensor)
     return tensors
 

@@ -268,7 +268,7 @@ def _defaults(coder: str, input_wh: tuple[int, int], count: int) -> tuple[Prepro
     if coder.startswith("corners"):
         return (
             PreprocessDefaults("Ultra-Light-Fast-Generic-Face-Detector", mean=(127.0,) * 3, std=(128.0,) * 3),
-            Nms(iou_threshold=0.5, confidence=0.5),
+            Nms(iou_threshold=0.3, confidence=0.7),
         )
     nms = Nms(iou_threshold=0.45, confidence=0.3, max_detections=200)
     if (input_wh, count) == ((300, 300), 8732):

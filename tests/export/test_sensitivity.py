@@ -1,0 +1,100 @@
+"""Where a layer's noise is measured, and in which order layers leave INT8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from edgevision.calibration import CalibrationImages
+from edgevision.evaluation import open_images
+from edgevision.export import ExportConfig
+from edgevision.export.budget import in_order
+from edgevision.export.preparation import PreparedModel, prepare
+from edgevision.export.sensitivity import PICTURES, Layer, telling_inputs
+from edgevision.kernels.cpu import Preprocessor
+from tests.export.builders import grid_priors, semantic_model, ssd_model
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve, of different contrast."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for i in range(12):
+        small = 128 + random.integers(-127, 128, (8, 8, 3)) * (i % 5) // 4
+        cv2.imwrite(str(folder / f"{i:02}.png"), cv2.resize(small.astype(np.uint8), (SIDE, SIDE)))
+    return folder
+
+
+def prepared(folder: Path, model: Any, **options: Any) -> PreparedModel:
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return prepare(path, ExportConfig(precision="int8", calibration_images=folder, quiet=True, **options))
+
+
+def detector(folder: Path) -> PreparedModel:
+    metadata = {
+        "family": "ssd",
+        "labels": ["car", "truck", "person", "dog", "pad"],
+        "preprocess": {"mean": 127.5, "std": 127.5},
+        "ssd": {"activation": "sigmoid", "background": False, "coder": "torchvision"},
+    }
+    return prepared(folder, ssd_model(priors=grid_priors(8, [0.2, 0.5]), metadata=metadata))
+
+
+def all_inputs(model: PreparedModel, folder: Path) -> list[NDArray[Any]]:
+    """Every picture's, in order of their names."""
+    preprocessor = Preprocessor(model.preprocess)
+    tensors = []
+    for path in sorted(folder.glob("*.png")):
+        tensors.append(np.empty(preprocessor.shape, preprocessor.dtype))
+        preprocessor(cv2.imread(str(path)), tensors[-1][0])
+    return tensors
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_noise_is_measured_where_the_detector_finds_most(tmp_path: Path, pictures: Path, labelled: bool) -> None:
+    model = detector(tmp_path)
+    inputs = all_inputs(model, pictures)
+    session = onnxruntime.InferenceSession(model.graph.serialize())
+    found = [session.run(["scores"], {session.get_inputs()[0].name: tensor})[0].max(axis=2) for tensor in inputs]
+    sums = [float(scores[scores >= 0.05].sum()) for scores in found]
+    best = sorted(range(len(sums)), key=lambda i: -sums[i])[:PICTURES]
+    assert len({round(value, 3) for value in sums}) > PICTURES
+    given: dict[str, Any] = {"images": CalibrationImages(pictures)}
+    if labelled:
+        blank = tmp_path / "blank"
+        blank.mkdir()
+        cv2.imwrite(str(blank / "0.png"), np.zeros((SIDE, SIDE, 3), np.uint8))
+        given = {"images": CalibrationImages(blank), "dataset": open_images(pictures)}
+    chosen = telling_inputs(model, **given)
+    assert [next(i for i, tensor in enumerate(inputs) if np.array_equal(tensor, one)) for one in chosen] == best
+
+
+def test_a_segmenter_is_measured_on_pictures_from_everywhere(tmp_path: Path, pictures: Path) -> None:
+    model = prepared(tmp_path, semantic_model(), preprocess="unit")
+    inputs = all_inputs(model, pictures)
+    chosen = telling_inputs(model, CalibrationImages(pictures))
+    places = [next(i for i, tensor in enumerate(inputs) if np.array_equal(tensor, one)) for one in chosen]
+    assert places == [0, 3, 6, 9]
+
+
+def test_layers_leave_int8_in_order_of_the_noise_that_goes_with_what_they_cost() -> None:
+    """A sum has no multiply-adds worth speaking of, but a change of precision around it costs as well."""
+    sum_, cheap, dear, quiet = (
+        Layer("sum", "sum", 10, 1e-5),
+        Layer("cheap", "cheap", 10_000, 1e-3),
+        Layer("dear", "dear", 900_000, 1e-2),
+        Layer("quiet", "quiet", 90_000, 1e-5),
+    )
+    assert sum_.noise / sum_.multiply_adds > cheap.noise / cheap.multiply_adds
+    assert in_order([sum_, quiet, dear, cheap]) == [cheap, dear, sum_, quiet]
+    assert in_order([Layer("only", "only", 0, 0.0)])[0].key == "only"
