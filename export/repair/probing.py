@@ -82,9 +82,9 @@ def probe_layers(
     for tensor_in in inputs:
         results = session.run({session.inputs[0].name: tensor_in})
         for layer, names, count in layers:
-            found = np.stack([results[name].astype(np.float64) for name in names])
-            found[1::2] /= count
-            measured[layer].append(found)
+            values = np.stack([results[name].astype(np.float64) for name in names])
+            values[1::2] /= count
+            measured[layer].append(values)
     return {layer: Probe(*np.stack(pictures, axis=1)) for layer, pictures in measured.items()}
 
 
