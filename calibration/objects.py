@@ -20,7 +20,7 @@ OUTPUTS: Final = (BOXES, SCORES)
 """Outputs of a graph with a decoded detection head: (1, n, 4) xyxy in pixels of its input, (1, n, ...) scores 0..1."""
 CONFIDENT: Final = 0.3
 """From which score a candidate is an object."""
-MOST: Final = 1 << 13
+MOST: Final = 1 << 12
 """So many values of one map and picture are handed out at most, or one place of all channels."""
 
 
@@ -73,7 +73,7 @@ class Objects:
             return None
         every = math.ceil(len(cells) / max(MOST // tensor.shape[1], 1))
         grouped: NDArray[np.float32] = tensor.reshape(tensor.shape[1] // block, -1, block)
-        return grouped[:, cells[phase % every :: every]]
+        return grouped.take(cells[phase % every :: every], axis=1)
 
 
 def map_size(shape: tuple[Any, ...], input_hw: tuple[int, int]) -> tuple[int, int] | None:
