@@ -94,7 +94,7 @@ def network() -> bytes:
         numpy_helper.from_array(np.float32(0), "zero"),
         numpy_helper.from_array(np.float32(6), "six"),
         weights("w4", 1, 24, 1, 1),
-        numpy_helper.from_array(np.full(1, -1.3, np.float32), "b4"),
+        numpy_helper.from_array(np.full(1, -1.7, np.float32), "b4"),
         numpy_helper.from_array(np.array([1, -1, 1], np.int64), "rows"),
         numpy_helper.from_array(priors, "priors"),
     ]
