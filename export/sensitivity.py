@@ -24,7 +24,7 @@ from edgevision.export.emission import emit_int8
 from edgevision.export.graph import Graph
 from edgevision.export.preparation import PreparedModel
 from edgevision.export.quantisation import Quantised
-from edgevision.export.structure import WEIGHTED, decode_nodes, key, multiply_adds
+from edgevision.export.structure import WEIGHTED, activations, decode_nodes, key, multiply_adds
 from edgevision.export.verification import Outputs, input_tensors, run_graph, tensors_of
 from edgevision.progress import Progress
 
@@ -116,7 +116,7 @@ def measure_layers(
         CalibrationError: a tensor has no range.
         ModelError: a graph does not run.
     """
-    graph = _observable(quantised.tensorrt_graph)
+    graph = observable(quantised.tensorrt_graph)
     nodes = [node for node in graph.nodes if key(node) in quantised.plan.tensorrt_inputs]
     waiting = [node for node in nodes if key(node) not in known]
     found = dict(known)
@@ -201,20 +201,29 @@ def _cost(graph: Graph, node: onnx.NodeProto) -> int:
     return math.prod(graph.shape(key(node)) or ())
 
 
-def _observable(graph: Graph) -> Graph:
+def observable(graph: Graph) -> Graph:
     """A copy with shapes; where an output is the best class of each pixel, with the scores that it is chosen by in its
     place: they show noise before a pixel changes its class."""
     graph = graph.copy()
     graph.infer_shapes()
     outputs = []
     for output in graph.proto.output:
-        node = graph.producer.get(output.name)
-        while node is not None and node.op_type in ("Cast", "Squeeze", "Reshape"):
-            node = graph.producer.get(node.input[0])
-        if node is not None and node.op_type == "ArgMax":
-            shape = graph.shape(node.input[0])
-            output = onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, shape)
-        outputs.append(onnx.ValueInfoProto.FromString(output.SerializeToString()))
+        scores = _compared(graph, output.name) if output.type.tensor_type.elem_type != onnx.TensorProto.FLOAT else []
+        outputs += [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, graph.shape(name)) for name in scores
+        ] or [onnx.ValueInfoProto.FromString(output.SerializeToString())]
     del graph.proto.output[:]
     graph.proto.output.extend(outputs)
     return graph
+
+
+def _compared(graph: Graph, name: str) -> list[str]:
+    """What is compared by the ArgMax nodes that whole numbers come from; several where a map is made of several."""
+    node = graph.producer.get(name)
+    if node is None:
+        return []
+    if node.op_type == "ArgMax":
+        return [str(node.input[0])]
+    if node.op_type not in ("Cast", "Squeeze", "Reshape", "Mul", "Max"):
+        return []
+    return [found for index in activations(graph, node) for found in _compared(graph, node.input[index])]

@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
@@ -15,10 +16,11 @@ from edgevision.calibration import CalibrationImages
 from edgevision.evaluation import open_images
 from edgevision.export import ExportConfig
 from edgevision.export.budget import in_order
+from edgevision.export.graph import Graph
 from edgevision.export.preparation import PreparedModel, prepare
-from edgevision.export.sensitivity import PICTURES, Layer, telling_inputs
+from edgevision.export.sensitivity import PICTURES, Layer, observable, telling_inputs
 from edgevision.kernels.cpu import Preprocessor
-from tests.export.builders import grid_priors, semantic_model, ssd_model
+from tests.export.builders import Builder, backbone, grid_priors, semantic_model, ssd_model
 
 SIDE = 64
 
@@ -85,6 +87,26 @@ def test_a_segmenter_is_measured_on_pictures_from_everywhere(tmp_path: Path, pic
     chosen = telling_inputs(model, CalibrationImages(pictures))
     places = [next(i for i, tensor in enumerate(inputs) if np.array_equal(tensor, one)) for one in chosen]
     assert places == [0, 3, 6, 9]
+
+
+def test_of_a_map_made_of_several_the_scores_of_each_are_seen() -> None:
+    """Drivable area and lane lines: pixels that change their class would hide all noise that changes none."""
+    b = Builder()
+    feature = backbone(b)
+    maps = []
+    for name in ("area", "lane"):
+        scores = b.op("Identity", b.conv(feature, 16, 2), out=name)
+        maps.append(b.op("Cast", b.op("ArgMax", scores, axis=1), to=onnx.TensorProto.UINT8))
+    lanes = b.op("Mul", b.op("Cast", maps[1], to=onnx.TensorProto.INT32), b.constant(np.array(2, np.int32)))
+    area = b.op("Cast", maps[0], to=onnx.TensorProto.INT32)
+    b.op("Cast", b.op("Max", area, lanes), out="class_map", to=onnx.TensorProto.UINT8)
+    model = b.model({"image": [1, 3, SIDE, SIDE]}, ["class_map"], kinds={"class_map": onnx.TensorProto.UINT8})
+    assert observable(Graph(model)).outputs == ["area", "lane"]
+
+
+def test_a_float_output_is_seen_as_it_is() -> None:
+    graph = Graph(ssd_model())
+    assert observable(graph).outputs == graph.outputs
 
 
 def test_layers_leave_int8_in_order_of_the_noise_that_goes_with_what_they_cost() -> None:
