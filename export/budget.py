@@ -276,5 +276,11 @@ def keeping(quantised: Quantised, kept: Sequence[Layer]) -> Quantised:
     stay |= {
         layer.key: f"kept in FP16 to meet the budget: alone it leaves an SQNR of {layer.sqnr_db:g} dB" for layer in kept
     }
-    plan = plan_placement(quantised.graph, tensorrt_graph=quantised.tensorrt_graph, heads=True, keep_float=stay)
+    plan = plan_placement(
+        quantised.graph,
+        tensorrt_graph=quantised.tensorrt_graph,
+        heads=True,
+        centre=bool(quantised.plan.centred),
+        keep_float=stay,
+    )
     return dataclasses.replace(quantised, plan=plan)

@@ -79,6 +79,7 @@ def plan_placement(
     tensorrt_graph: Graph | None = None,
     residuals: bool = True,
     heads: bool = False,
+    centre: bool = True,
     keep_float: Mapping[str, str] = _NOTHING,
 ) -> Plan:
     """Decide for every node of a float graph in normal form, its constants folded.
@@ -90,6 +91,7 @@ def plan_placement(
         residuals: quantise the identity branch of residual Adds for TensorRT, so that the Add fuses into the
             convolution before it with an INT8 result.
         heads: quantise the layers whose result is decoded, too, for TensorRT.
+        centre: let grids lie around the middle of their range where that costs nothing, for TensorRT.
         keep_float: nodes that TensorRT's graph must not quantise, by `structure.key`, with the reason to state.
 
     Raises:
@@ -105,7 +107,8 @@ def plan_placement(
         for node in graph.nodes
     }
     observed = _observed(graph, tensorrt_graph, inputs, sites)
-    return Plan(tensorrt, inputs, _centred(tensorrt_graph, inputs), cpu, sites, observed)
+    centred = _centred(tensorrt_graph, inputs) if centre else frozenset[str]()
+    return Plan(tensorrt, inputs, centred, cpu, sites, observed)
 
 
 def _inferred(graph: Graph) -> Graph:

@@ -5,6 +5,7 @@ Two passes over the calibration pictures (the sizes of channels, then histograms
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,8 +84,11 @@ def quantise(prepared: PreparedModel, images: CalibrationImages | None, config: 
     heads = config.max_drop is not None  # the search for the budget will tell which layers may be
     with report.step("repair") as facts:
         graph, tensorrt_graph = _rescale(prepared, images, config, heads, facts)
+    place = functools.partial(
+        plan_placement, graph, tensorrt_graph=tensorrt_graph, heads=heads, centre="centre-grids" in config.repairs
+    )
     with report.step("place") as facts:
-        plan = plan_placement(graph, tensorrt_graph=tensorrt_graph, heads=heads)
+        plan = place()
         facts.update(tensors_observed=len(plan.observed))
     with report.step("calibrate") as facts:
         ranges, origin = load_or_collect(
@@ -111,10 +115,8 @@ def quantise(prepared: PreparedModel, images: CalibrationImages | None, config: 
                 corrections = corrections_of(tensorrt_graph, probes)
                 facts.update(layers=len(corrections), gain_db=explained_db(probes))
             sums = float_sums(tensorrt_graph, plan, probes) if "float-sums" in config.repairs else {}
-            rough = {}
-            if "rough-layers" in config.repairs and not heads:
-                rough = rough_layers(tensorrt_graph, probes)
-            plan = plan_placement(graph, tensorrt_graph=tensorrt_graph, heads=heads, keep_float=sums | rough)
+            rough = rough_layers(tensorrt_graph, probes) if "rough-layers" in config.repairs and not heads else {}
+            plan = place(keep_float=sums | rough)
             facts.update(float_sums=sums, rough_layers=rough)
         shared = share_grids(tensorrt_graph, plan, ranges, method) if "share-grids" in config.repairs else {}
         facts.update(shared_grids=shared)

@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgevision.export.budget import keeping
 from edgevision.export.emit_tensorrt import emit_tensorrt, write_qdq
 from edgevision.export.graph import SCALE_PREFIX, Graph
 from edgevision.export.grids import half_scales, symmetric_grid
 from edgevision.export.placement import Plan, plan_placement
+from edgevision.export.quantisation import Quantised
 from edgevision.export.repair.probing import probe_layers
+from edgevision.export.sensitivity import Layer
 from tests.export.networks import Extremes, Net, measured, pictures, run, sqnr_db
 
 IMAGES = pictures((1, 3, 16, 16), 4)
@@ -43,6 +46,17 @@ def scaled_network(*, kernel: int = 1, groups: int = 1, second: int | None = Non
 
 def uncentred(plan: Plan) -> Plan:
     return dataclasses.replace(plan, centred=frozenset())
+
+
+def test_a_network_that_was_not_to_be_centred_stays_so_when_layers_leave_int8() -> None:
+    graph = scaled_network()
+    plan = plan_placement(graph, heads=True, centre=False)
+    assert plan == uncentred(plan_placement(graph, heads=True))
+    ranges = {name: Extremes(-1.0, 3.0) for name in plan.observed}
+    quantised = Quantised(graph, graph, plan, ranges, "minmax")  # type: ignore[arg-type]
+    assert not keeping(quantised, [Layer("layer", "layer", 1, 1.0)]).plan.centred
+    centred = dataclasses.replace(quantised, plan=plan_placement(graph, heads=True))
+    assert keeping(centred, []).plan.centred == centred.plan.centred != frozenset()
 
 
 @pytest.mark.parametrize("options", [{}, {"groups": 2}, {"kernel": 3}, {"second": 1}, {"second": 3}])
