@@ -115,6 +115,16 @@ def test_or_float_is_chosen_and_said() -> None:
     assert speed_up(found["speed"]["rounds_ms"], "edgevision-cpu") == 1
 
 
+@pytest.mark.parametrize(("behind", "holds"), [(0.05, True), (1.0, False)])
+def test_our_cpu_graph_is_as_accurate_as_tensorrts_unless_it_is_float(behind: float, holds: bool) -> None:
+    """INT8 may by chance do better than float: that is no reason against float."""
+    ours, cpu = entry([-0.5, -0.4, -0.6, -0.5]), [behind - 0.5, behind - 0.3, behind - 0.7, behind - 0.5]
+    goal = "as accurate as TensorRT's"
+    assert verdict(result(edgevision=ours, edgevision_cpu=entry(cpu)), goal)[0] is holds
+    chosen = entry([0.0] * 4, float_because="float, because INT8 is slow here")
+    assert verdict(result(edgevision=ours, edgevision_cpu=chosen), goal) == (True, "float, which loses nothing")
+
+
 def test_speed_is_the_median_over_rounds_taken_in_turn() -> None:
     rounds = {"float": [10.0, 30.0, 10.0], "edgevision-cpu": [5.0, 10.0, 10.0]}
     assert speed_up(rounds, "edgevision-cpu") == 2.0
