@@ -246,22 +246,25 @@ def read():
 
 read()
 before = resident()
-for _ in range(3):
+grown = []
+for _ in range(4):
     threads = [threading.Thread(target=read) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-print(resident() - before)
+    grown.append(resident() - before)
+print(min(grown))
 """
 
 
 def test_recordings_that_are_over_give_their_memory_back(tmp_path: Path) -> None:
-    """To the system: what the C library keeps for a thread that has ended is of no use to the next one."""
+    """To the system: what the C library keeps for a thread that has ended is of no use to the next one. Where two end at
+    once one may keep it until the next ends, so that the least of four times counts."""
     path = write_video(tmp_path / "large.mp4", 20, (1280, 720))
     program = [sys.executable, "-c", _READ_MANY, str(path)]
     grown = int(subprocess.run(program, stdout=subprocess.PIPE, timeout=60, check=True).stdout)
-    assert grown < 12 << 20  # less than a single one takes, and 18 were read
+    assert grown < 4 << 20  # a third of what a single one takes; 7 to 20 MB where nothing is given back
 
 
 @pytest.fixture
