@@ -259,8 +259,8 @@ print(min(grown))
 
 
 def test_recordings_that_are_over_give_their_memory_back(tmp_path: Path) -> None:
-    """To the system: what the C library keeps for a thread that has ended is of no use to the next one. Where two end at
-    once one may keep it until the next ends, so that the least of four times counts."""
+    """To the system: what the C library keeps for a thread that has ended is of no use to the next one. Where two end
+    at once one may keep it until the next ends, so that the least of four times counts."""
     path = write_video(tmp_path / "large.mp4", 20, (1280, 720))
     program = [sys.executable, "-c", _READ_MANY, str(path)]
     grown = int(subprocess.run(program, stdout=subprocess.PIPE, timeout=60, check=True).stdout)
