@@ -24,7 +24,7 @@ from edgevision.export.emission import emit_int8
 from edgevision.export.graph import Graph
 from edgevision.export.preparation import PreparedModel
 from edgevision.export.quantisation import Quantised
-from edgevision.export.structure import WEIGHTED, activations, decode_nodes, key, multiply_adds
+from edgevision.export.structure import WEIGHTED, activations, key, multiply_adds, network_costs
 from edgevision.export.verification import Outputs, input_tensors, run_graph, tensors_of
 from edgevision.progress import Progress
 
@@ -93,6 +93,8 @@ def telling_inputs(
 
 def _found(outputs: Outputs) -> float:
     """Sum of the scores of likely candidates."""
+    if not outputs["scores"].size:  # suppressed inside the graph, and none is left
+        return 0.0
     best = outputs["scores"].reshape(outputs["boxes"].shape[1], -1).max(axis=1)
     return float(best[best >= _LIKELY].sum())
 
@@ -150,8 +152,7 @@ def int8_share(graph: Graph, quantised: Mapping[str, Any]) -> float:
     Args:
         graph: shapes inferred.
     """
-    decode = decode_nodes(graph)
-    costs = {key(n): multiply_adds(graph, n) for n in graph.nodes if n.op_type in WEIGHTED and key(n) not in decode}
+    costs = network_costs(graph)
     total = sum(costs.values())
     return sum(cost for name, cost in costs.items() if name in quantised) / total if total else 0.0
 

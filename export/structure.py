@@ -239,3 +239,9 @@ def multiply_adds(graph: Graph, node: onnx.NodeProto) -> int:
     if node.op_type in ("Conv", "ConvTranspose"):
         return int(size * np.prod(shape[2:], dtype=np.int64) * shape[0])
     return int(size * math.prod(shape[:-1]))
+
+
+def network_costs(graph: Graph) -> dict[str, int]:
+    """Multiply-adds of every weighted operator before the decode, by `key`."""
+    decode = decode_nodes(graph)
+    return {key(n): multiply_adds(graph, n) for n in graph.nodes if n.op_type in WEIGHTED and key(n) not in decode}

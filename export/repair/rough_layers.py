@@ -16,10 +16,10 @@ from collections.abc import Mapping
 
 from edgevision.export.graph import Graph
 from edgevision.export.repair.probing import Probe
-from edgevision.export.structure import WEIGHTED, decode_nodes, key, multiply_adds
+from edgevision.export.structure import network_costs
 
 ROUGH_DB = 30.0
-"""Least signal over noise that a layer's grids should leave, dB: SSD MobileNet has no layer below it, YOLOX-nano 33."""
+"""Least signal over noise that a layer's grids should leave, dB."""
 MOST_SHARE = 0.05
 """Most of the multiply-adds that may stay float for it."""
 
@@ -31,8 +31,7 @@ def rough_layers(graph: Graph, probes: Mapping[str, Probe]) -> dict[str, str]:
         graph: the one that the probed plan was made for, its shapes inferred.
         probes: of all operators that the plan quantises.
     """
-    decode = decode_nodes(graph)
-    costs = {key(n): multiply_adds(graph, n) for n in graph.nodes if n.op_type in WEIGHTED and key(n) not in decode}
+    costs = network_costs(graph)
     total = sum(costs.values())
     noise = {layer: probes[layer].noise_share for layer in costs if layer in probes}
     rough = [layer for layer, share in noise.items() if share > 10 ** (-ROUGH_DB / 10)]
