@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgevision.bundle import Bundle
 from edgevision.errors import UsageError
@@ -32,6 +33,7 @@ def evaluate(
     repeats: int = 1,
     confidence: float | None = None,
     limit: int | None = None,
+    draws: NDArray[np.int64] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """How good a bundle is on a data set.
@@ -49,13 +51,16 @@ def evaluate(
             cannot judge tenths of a point.
         confidence: at which recall and precision are reported; None: the bundle's own threshold.
         limit: use the first pictures only.
+        draws: (n, pictures) how often each picture counts in each of n resamples; tells how far a figure depends on
+            the choice of pictures.
         quiet: no progress.
 
     Returns:
         `bundle`, `graph`, `precision`, `model` (what ran it, see Model.facts), `images`; `map_50_95`, `map_50`,
         `mask_map_50_95`, `mask_map_50`, `recall_at_threshold`, `precision_at_threshold` or `miou`, `pixel_accuracy`
         (None where they do not apply; 0..1); `per_class`; `threshold`; `voc_ap_50` on VOC data; with repeats
-        `standard_error` and `runs` (the figures of each); `warnings`.
+        `standard_error` and `runs` (the figures of each); `warnings`; with draws `resampled`, of each run the n values
+        of `map_50_95` or `miou`.
 
     Raises:
         DatasetError: the data set does not fit the model, or a picture or mask cannot be read.
@@ -76,10 +81,10 @@ def evaluate(
         quiet=quiet,
     ) as model:
         label = f"evaluating {bundle.manifest.name}, {model.graph_name}"
-        runs = []
+        runs, resampled = [], []
         with Progress(label, len(judge.pictures) * repeats, quiet=quiet) as progress:
             for run in range(repeats):
-                score = judge.score()
+                score = judge.score(draws)
                 run_pictures(
                     [model],
                     dithers([model], run) if repeats > 1 else [None],
@@ -89,7 +94,9 @@ def evaluate(
                     progress,
                 )
                 runs.append(score.metrics())
-        return result(bundle, model, judge, runs)
+                if draws is not None:
+                    resampled.append(score.resampled().tolist())
+        return {**result(bundle, model, judge, runs), **({} if draws is None else {"resampled": resampled})}
 
 
 def check_repeats(repeats: int) -> None:

@@ -6,14 +6,16 @@ import threading
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgevision.errors import DatasetError, UsageError
-from edgevision.evaluation.boxes import Found, coco_metrics, mask_metrics, voc_average_precision
+from edgevision.evaluation.boxes import Found, coco_metrics, mask_metrics, run_cocoeval, voc_average_precision
 from edgevision.evaluation.classes import ClassMatch, match_classes
 from edgevision.evaluation.datasets import BoxDataset, Dataset, MaskDataset, PictureSet
 from edgevision.evaluation.masks import read_mask
 from edgevision.evaluation.outlines import encode_masks
 from edgevision.evaluation.pixels import confusion, pixel_metrics
+from edgevision.evaluation.resampling import resampled_precision
 from edgevision.manifest import Manifest
 from edgevision.optional import require
 from edgevision.results import Detections, Result, SegmentationMap
@@ -33,11 +35,18 @@ class Score(Protocol):
 
     def metrics(self) -> dict[str, Any]: ...
 
+    def resampled(self) -> NDArray[np.float64]:
+        """(n,) `map_50_95` or `miou` of each of the n draws that `Judge.score` was given."""
+        ...
+
 
 class _BoxScore:
-    def __init__(self, dataset: BoxDataset, match: ClassMatch, count: int, threshold: float, masks: bool) -> None:
+    def __init__(
+        self, dataset: BoxDataset, match: ClassMatch, threshold: float, masks: bool, draws: NDArray[np.int64]
+    ) -> None:
         require("pycocotools.cocoeval", "COCO average precision")  # now, not after the last picture
-        self._kind, self._truth, self._masks = dataset.kind, dataset.truth[:count], masks
+        self._kind, self._truth, self._masks = dataset.kind, dataset.truth[: draws.shape[1]], masks
+        self._draws = draws
         self._match, self._threshold = match, threshold
         self._found: dict[int, Found] = {}
 
@@ -52,8 +61,7 @@ class _BoxScore:
         self._found[index] = Found(result.xyxy[known], result.confidence[known], class_id[known], masks)
 
     def metrics(self) -> dict[str, Any]:
-        found = [self._found[i] for i in range(len(self._truth))]
-        match = self._match
+        found, match = self._in_order(), self._match
         metrics = coco_metrics(self._truth, found, match.names, match.judged, self._threshold)
         if self._masks:
             metrics |= mask_metrics(self._truth, found, match.judged)
@@ -62,11 +70,19 @@ class _BoxScore:
             metrics["voc_ap_50"] = float(np.nanmean(precisions))
         return metrics
 
+    def resampled(self) -> NDArray[np.float64]:
+        return resampled_precision(run_cocoeval(self._truth, self._in_order(), self._match.judged), self._draws)
+
+    def _in_order(self) -> list[Found]:
+        return [self._found[i] for i in range(len(self._truth))]
+
 
 class _PixelScore:
-    def __init__(self, dataset: MaskDataset, match: ClassMatch) -> None:
+    def __init__(self, dataset: MaskDataset, match: ClassMatch, draws: NDArray[np.int64]) -> None:
         self._masks, self._match = dataset.masks, match
-        self._matrix = np.zeros((len(match.names), len(match.names) + 1), np.int64)
+        shape = (len(match.names), len(match.names) + 1)
+        self._matrix, self._draws = np.zeros(shape, np.int64), draws
+        self._resampled = np.zeros((len(draws), *shape), np.int64)
         self._lock = threading.Lock()
 
     def add(self, index: int, result: Result) -> None:
@@ -77,9 +93,16 @@ class _PixelScore:
             raise DatasetError(f"{self._masks[index].name}: {error}") from error
         with self._lock:
             self._matrix += counts
+            self._resampled += self._draws[:, index, None, None] * counts
 
     def metrics(self) -> dict[str, Any]:
-        return pixel_metrics(self._matrix, self._match.names, self._match.judged)
+        return self._metrics(self._matrix)
+
+    def resampled(self) -> NDArray[np.float64]:
+        return np.array([self._metrics(matrix)["miou"] for matrix in self._resampled])
+
+    def _metrics(self, matrix: NDArray[np.int64]) -> dict[str, Any]:
+        return pixel_metrics(matrix, self._match.names, self._match.judged)
 
 
 class _NoScore:
@@ -88,6 +111,9 @@ class _NoScore:
 
     def metrics(self) -> dict[str, Any]:
         return {}
+
+    def resampled(self) -> NDArray[np.float64]:
+        return np.zeros(0)
 
 
 class Judge:
@@ -128,15 +154,26 @@ class Judge:
             *([_BOXES_ONLY.format(without)] if instance and without else []),
         ]
 
-    def score(self) -> Score:
-        """For the results of one run."""
+    def score(self, draws: NDArray[np.int64] | None = None) -> Score:
+        """For the results of one run.
+
+        Args:
+            draws: (n, pictures) how often each picture counts in each of n resamples; None: there are no resamples.
+
+        Raises:
+            UsageError: `draws` is of another number of pictures.
+        """
         if self._match is None:
             return _NoScore()
+        count = len(self.pictures)
+        draws = np.zeros((0, count), np.int64) if draws is None else draws
+        if draws.shape[1:] != (count,):
+            raise UsageError(f"resamples draw from {count} pictures, got draws of shape {draws.shape}")
         if isinstance(self._dataset, MaskDataset):
-            return _PixelScore(self._dataset, self._match)
+            return _PixelScore(self._dataset, self._match, draws)
         assert isinstance(self._dataset, BoxDataset)
         assert self.threshold is not None
-        return _BoxScore(self._dataset, self._match, len(self.pictures), self.threshold, self._masks)
+        return _BoxScore(self._dataset, self._match, self.threshold, self._masks, draws)
 
 
 def _without_outline(dataset: Dataset | PictureSet, count: int) -> int:
