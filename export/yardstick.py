@@ -112,7 +112,7 @@ def _error(values: Sequence[float]) -> float | None:
 
 
 class Yardstick:
-    """Measures graphs of one model on one set of pictures.
+    """Measures graphs of one model on one set of pictures, on which the float graph runs once for each seed.
 
     Attributes:
         metric: the figure that is judged; `agreement` without labels.
@@ -128,7 +128,10 @@ class Yardstick:
         Raises:
             DatasetError: none of the pictures can be read.
         """
+        from edgevision.evaluation import Recording
+
         self._prepared, self._dataset = prepared, dataset
+        self._recording = Recording()
         self._agreement = _AGREEMENT.get(prepared.task, _BOXES)
         self._reference = prepared.graph.serialize()
         self._pictures: Dataset | PictureSet
@@ -185,7 +188,7 @@ class Yardstick:
             path = Path(folder) / "candidate.edge"
             manifest = self._prepared.manifest(infos, cpu_graph, "measured")
             write_bundle(path, manifest, {"model.onnx": self._reference, name: graph})
-            graphs = compare(path, self._pictures, seeds=[seed])["graphs"]
+            graphs = compare(path, self._pictures, seeds=[seed], recording=self._recording)["graphs"]
         before, after = graphs["model.onnx"], graphs[name]
         if self._dataset is None:
             reference, value = 1.0, after["agreement"][self._agreement]

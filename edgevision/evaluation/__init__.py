@@ -3,6 +3,7 @@
 from edgevision.evaluation.comparison import Comparison, compare, compare_graphs
 from edgevision.evaluation.datasets import BoxDataset, Dataset, MaskDataset, PictureSet, open_images
 from edgevision.evaluation.evaluator import evaluate
+from edgevision.evaluation.recording import Recording
 from edgevision.evaluation.specs import open_dataset
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Dataset",
     "MaskDataset",
     "PictureSet",
+    "Recording",
     "compare",
     "compare_graphs",
     "evaluate",

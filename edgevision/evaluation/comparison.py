@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgevision.evaluation.agreement import Agreement
 from edgevision.evaluation.datasets import Dataset, PictureSet
 from edgevision.evaluation.evaluator import check_repeats, result, spread, standard_error
 from edgevision.evaluation.judging import Judge, Score
+from edgevision.evaluation.recording import Recording
 from edgevision.evaluation.running import Dither, dithers, run_pictures
 from edgevision.evaluation.showcase import Shown, show
 from edgevision.model import Model
@@ -57,6 +59,7 @@ def compare_graphs(
     limit: int | None = None,
     pictures: int = 0,
     seeds: Sequence[int] = (),
+    recording: Recording | None = None,
     quiet: bool = True,
 ) -> Comparison:
     """Evaluate every graph that a bundle holds, on the CPU, picture by picture beside the float graph.
@@ -66,6 +69,7 @@ def compare_graphs(
         dataset: labelled, or pictures alone: then there is agreement with the float graph, and no accuracy.
         pictures: how many of those on which the graphs differ most are drawn.
         seeds: of the dithers, one run each, in place of the first `repeats`.
+        recording: what the float graph found in earlier calls with the same pictures; takes what it finds now.
 
     Returns:
         Of its data: `bundle`, `task`, `images`, `labelled`, `threshold`, `repeats`; `graphs` {graph: the result of
@@ -88,11 +92,15 @@ def compare_graphs(
         noises: list[list[Dither | None]] = [dithers(models, seed) for seed in dithered] or [[None] * len(models)]
         total = len(judge.pictures) * len(noises)
         with Progress(f"comparing the graphs of {manifest.name}", total, quiet=quiet) as progress:
-            for noise in noises:
+            for number, noise in enumerate(noises):
                 for agreement in agreements:
                     agreement.runs.append({})
                 taker = _Taker([judge.score() for _ in names], agreements)
-                run_pictures(models, noise, judge.pictures, range(len(judge.pictures)), taker, progress)
+                known = None
+                if recording is not None and dithered:
+                    known = functools.partial(recording.get, dithered[number])
+                    taker.keep = functools.partial(recording.keep, dithered[number])
+                run_pictures(models, noise, judge.pictures, range(len(judge.pictures)), taker, progress, known)
                 for figures, score in zip(runs, taker.scores, strict=True):
                     figures.append(score.metrics())
         results = {
@@ -122,12 +130,15 @@ def compare_graphs(
 
 
 class _Taker:
-    """Gives one picture's results to every graph's score and agreement."""
+    """Gives one picture's results to every graph's score and agreement, and the float one's to `keep`."""
 
     def __init__(self, scores: list[Score], agreements: list[Agreement]) -> None:
         self.scores, self._agreements = scores, agreements
+        self.keep: Callable[[int, Result], None] | None = None
 
     def __call__(self, index: int, results: list[Result]) -> None:
+        if self.keep is not None:
+            self.keep(index, results[0])
         for score, found in zip(self.scores, results, strict=True):
             score.add(index, found)
         for agreement, found in zip(self._agreements, results[1:], strict=True):

@@ -59,12 +59,14 @@ def run_pictures(
     numbers: Sequence[int],
     take: Callable[[int, list[Result]], None],
     progress: Progress,
+    known: Callable[[int], Result | None] | None = None,
 ) -> None:
     """Send the pictures `numbers` through all models and give the results, in the models' order, to `take`.
 
     Args:
         noise: of each model's input, or None.
         take: called with the picture's number and its results, once per picture, from several threads.
+        known: gives, from several threads, too, the first model's result on a picture, which is then not run on it.
 
     Raises:
         DatasetError: a picture cannot be read.
@@ -87,7 +89,9 @@ def run_pictures(
                 image = pictures[index].read()
                 for lane, dither in zip(lanes, noise, strict=True):
                     lane.perturb = None if dither is None else _bound(dither, index)
-                take(index, [lane(image) for lane in lanes])
+                first = None if known is None else known(index)
+                results = [] if first is None else [first]
+                take(index, results + [lane(image) for lane in lanes[len(results) :]])
                 with lock:
                     progress.update()
 

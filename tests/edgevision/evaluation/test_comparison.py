@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edgevision.bundle import write_bundle
+from edgevision.bundle import Bundle, write_bundle
 from edgevision.errors import DatasetError, UsageError
-from edgevision.evaluation import compare, compare_graphs, evaluate, open_dataset, open_images
+from edgevision.evaluation import Recording, compare, compare_graphs, evaluate, open_dataset, open_images
 from edgevision.evaluation.comparison import worst_layers
 from edgevision.evaluation.page import html_page, make_folder, markdown_page, write_report
 from edgevision.manifest import GraphInfo
@@ -64,6 +65,30 @@ def test_repeats_give_agreement_with_its_error_over_the_same_noise(tmp_path: Pat
     assert got["graphs"]["tensorrt.onnx"]["agreement"]["matched_50"] == 1, "the same noise for every graph"
     assert got["graphs"]["tensorrt.onnx"]["agreement"]["standard_error"]["matched_50"] == 0
     assert got["graphs"]["cpu.onnx"]["agreement"]["standard_error"]["matched_50"] > 0
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 800, 1 << 20])
+def test_what_float_found_serves_other_graphs_too(tmp_path: Path, bundle: Path, limit_bytes: int) -> None:
+    dataset, recording = open_dataset(boxes_dataset(tmp_path)), Recording(limit_bytes)
+    for brightness in (0.8, 0.6):
+        other = write_detector(tmp_path / "other.edge", {"tensorrt.onnx": dimmed(brightness)})
+        for seeds in ([3, 4], [4]):
+            assert (
+                compare(other, dataset, seeds=seeds, recording=recording)["graphs"]
+                == (compare(other, dataset, seeds=seeds)["graphs"])
+            )
+
+
+def test_a_recorded_graph_is_not_run_again(tmp_path: Path, bundle: Path) -> None:
+    paint(tmp_path / "images", 5)
+    pictures, recording = open_images(tmp_path / "images"), Recording()
+    first = compare(bundle, pictures, seeds=[1], recording=recording)["graphs"]["cpu.onnx"]["agreement"]
+    with zipfile.ZipFile(bundle) as archive:  # the other graphs are as good as float is then
+        graphs = {name: archive.read(name) for name in archive.namelist() if name.endswith(".onnx")}
+    assert first["score_shift"] < -0.05
+    write_bundle(bundle, Bundle(bundle).manifest, {**graphs, "model.onnx": graphs["cpu.onnx"]})
+    assert compare(bundle, pictures, seeds=[1])["graphs"]["cpu.onnx"]["agreement"]["score_shift"] == 0
+    assert compare(bundle, pictures, seeds=[1], recording=recording)["graphs"]["cpu.onnx"]["agreement"] == first
 
 
 def test_segmenters_and_classifiers_have_agreement_too(tmp_path: Path) -> None:
