@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.quantization.methods import METHODS, OURS
 from benchmarks.quantization.steps import Protocol, speed_up
-from benchmarks.quantization.verdict import loss, recall_kept
+from benchmarks.quantization.verdict import ERRORS, Lead, leads, loss, recall_kept
 from edgevision.benchmark import machine_facts, software_facts
 from edgevision.files import atomic_path
 
@@ -27,16 +27,21 @@ def assemble(
         "protocol": dataclasses.asdict(protocol),
         "machine": machine_facts(),
         "software": software_facts(),
-        "models": _without_keys(results),
+        "models": _published(results),
+        "leads": {
+            model: {name: dataclasses.asdict(lead) for name, lead in leads(result).items()}
+            for model, result in results.items()
+        },
         "left_out": list(left_out),
         "verdicts": verdicts,
     }
 
 
-def _without_keys(value: Any) -> Any:
-    """What results are kept by names this machine's folders."""
+def _published(value: Any) -> Any:
+    """Without what results are kept by, which names this machine's folders, and without the thousands of figures of
+    resamples, whose outcome is in `leads`."""
     if isinstance(value, dict):
-        return {name: _without_keys(entry) for name, entry in value.items() if name != "key"}
+        return {name: _published(entry) for name, entry in value.items() if name not in ("key", "resampled")}
     return value
 
 
@@ -69,12 +74,13 @@ def markdown(data: Mapping[str, Any]) -> str:
         f"{_peer_versions(models)}, edgevision {software['edgevision']}{_commits(models)}; {dates[0][:10]}. "
         "Made by `python -m benchmarks.quantization`; every run's figures are in quantization.json.",
         f"Accuracy is the mean of {protocol['repeats']} runs with the input dithered by half a grey level, the same "
-        "noise for all; losses are of paired runs, ± is one standard error, recall is at confidence "
-        f"{protocol['confidence']:g}. Graphs for TensorRT run as fake quantisation, those for the CPU on ONNX "
-        "Runtime's integer kernels. Peers quantise the network in front of the decode, which stays float for all. "
-        "Export is the whole process: ours decodes and prepares the pictures, writes FP16 and CPU graphs and verifies "
-        "them all; peers get prepared pictures. Speed is of one inference on one thread against float, all graphs in "
-        f"turn, median over {protocol['rounds']} rounds.",
+        "noise for all; losses are of paired runs, ± is one standard error, of what noise does on these pictures (what "
+        f"other pictures would do: see Ahead), recall is at confidence {protocol['confidence']:g}. Graphs for TensorRT "
+        "run as fake quantisation, those for the CPU on ONNX Runtime's integer kernels. Peers quantise the network in "
+        "front of the decode, which stays float for all. Export is the whole process: ours decodes and prepares the "
+        "pictures, writes FP16 and CPU graphs and verifies them all; peers get prepared pictures. Speed is of one "
+        "inference on one thread against float, all graphs in turn, median over "
+        f"{protocol['rounds']} rounds.",
     ]
     if max(loads, default=0) > data["machine"]["cores"]:
         parts.append(
@@ -87,6 +93,16 @@ def markdown(data: Mapping[str, Any]) -> str:
     rows = [[v["row"], v["model"], v["goal"], answers[v["holds"]], v["found"]] for v in data["verdicts"]]
     parts += ["## Verdict", table(["row", "model", "goal", "holds", "found"], rows)]
     parts += ["## Points lost", _summary(models)]
+    parts += [
+        "## Ahead",
+        "Points by which our default is ahead of float and of each peer's settings for TensorRT; **bold**: behind. The "
+        "first ± is the standard error of the runs. The second is that of the choice of pictures: the standard "
+        f"deviation, over {protocol['resamples']} resamples of the pictures with replacement, the same for all, of the "
+        "difference between the means over the runs. Noise is drawn for each picture and run on its own, so that "
+        "resampling pictures resamples it as well: the second error holds the first, and the verdict on accuracy "
+        f"against the peers allows {ERRORS} of it. A lead within that may turn round on other pictures of the kind.",
+        _leads(data["leads"], models),
+    ]
     for name, model in models.items():
         parts += [f"## {name}", _model_table(model)]
         parts += [
@@ -105,6 +121,23 @@ def _summary(models: Mapping[str, Any]) -> str:
         if any(losses):
             rows.append([method.title, *("" if lost is None else f"{lost[0]:.2f} ±{lost[1]:.2f}" for lost in losses)])
     return table(["method", *(f"{name}, {_METRICS[model['metric']]}" for name, model in models.items())], rows)
+
+
+def _leads(found: Mapping[str, Any], models: Mapping[str, Any]) -> str:
+    """Of ours over every other method, on every model."""
+    rows = []
+    for name, title in {"float": "float", **_TITLES}.items():
+        held = [Lead(**entry[name]) if name in entry else None for entry in found.values()]
+        if any(held):
+            rows.append([title, *map(_lead, held)])
+    return table(["ours to", *(f"{name}, {_METRICS[models[name]['metric']]}" for name in found)], rows)
+
+
+def _lead(lead: Lead | None) -> str:
+    if lead is None:
+        return ""
+    points = f"{lead.points:+.2f}"
+    return f"{f'**{points}**' if lead.points < 0 else points} ±{lead.runs:.2f} ±{lead.pictures:.2f}"
 
 
 def _model_table(model: Mapping[str, Any]) -> str:

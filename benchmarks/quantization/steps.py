@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from benchmarks.quantization.graft import network_of, with_decode
 from benchmarks.quantization.methods import FLOAT, OURS, OURS_CPU, Method
@@ -47,6 +48,7 @@ class Protocol:
         calibration_limit: pictures to calibrate on.
         limit: pictures to judge; None: all.
         rounds: of timing.
+        resamples: of the pictures that are judged, the same for every graph.
     """
 
     repeats: int = 4
@@ -54,6 +56,7 @@ class Protocol:
     calibration_limit: int = 512
     limit: int | None = None
     rounds: int = 25
+    resamples: int = 1000
 
 
 class Work:
@@ -77,6 +80,7 @@ class Work:
             "repeats": protocol.repeats,
             "limit": protocol.limit,
             "confidence": protocol.confidence,
+            "resamples": protocol.resamples,
         }
 
     def can(self, method: Method) -> bool:
@@ -150,8 +154,9 @@ class Work:
         return self._accuracy(path, "model.onnx", "fp32")
 
     def accuracy(self, method: Method) -> dict[str, Any]:
-        """`figures` {name: mean}, and `runs`, the figures of each; `float_because` where our bundle holds no INT8
-        graph for the CPU, and float runs there."""
+        """`figures` {name: mean}, `runs`, the figures of each, and `resampled`, the metric's mean over the runs for
+        each resample of the pictures; `float_because` where our bundle holds no INT8 graph for the CPU, and float runs
+        there."""
         return self._accuracy(self._bundle(method), method.graph, "int8")
 
     def _accuracy(self, path: Path, graph: str, precision: str) -> dict[str, Any]:
@@ -166,18 +171,24 @@ class Work:
         bundle = Bundle(path)
         if graph not in bundle.manifest.graphs:
             found = self.float_accuracy()
-            reason = bundle.manifest.cpu_graph_reason
-            return {"figures": found["figures"], "runs": found["runs"], "float_because": reason}
+            held = {key: found[key] for key in ("figures", "runs", "resampled")}
+            return {**held, "float_because": bundle.manifest.cpu_graph_reason}
+        dataset = open_dataset(self.subject.dataset)
         found = evaluate(
             bundle,
-            open_dataset(self.subject.dataset),
+            dataset,
             precision=precision,
             graph="tensorrt" if graph == "tensorrt.onnx" else "cpu",
             repeats=self.protocol.repeats,
             confidence=self.protocol.confidence,
             limit=self.protocol.limit,
+            draws=draw(len(dataset.pictures[: self.protocol.limit]), self.protocol.resamples),
         )
-        return {"figures": {key: found[key] for key in _FIGURES if found[key] is not None}, "runs": found["runs"]}
+        return {
+            "figures": {key: found[key] for key in _FIGURES if found[key] is not None},
+            "runs": found["runs"],
+            "resampled": np.mean(found["resampled"], axis=0).tolist(),
+        }
 
     def _bundle(self, method: Method) -> Path:
         return self.store.folder / f"{method.export_of or method.name}.edge"
@@ -207,6 +218,11 @@ class Work:
                 if number >= 2:  # the first two warm up
                     times[name].append(round(1e3 * (time.perf_counter() - start), 4))
         return times
+
+
+def draw(pictures: int, resamples: int) -> NDArray[np.int64]:
+    """(resamples, pictures) how often each is drawn, as many as there are, with replacement."""
+    return np.random.default_rng(0).multinomial(pictures, np.full(pictures, 1 / pictures), resamples)
 
 
 def _commit() -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from benchmarks.quantization.methods import METHODS, OURS, OURS_CPU, U8S8, Method
 from benchmarks.quantization.steps import speed_up
@@ -22,6 +25,31 @@ LEAST_SPEED = 0.97
 Result = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Lead:
+    """How much more accurate ours is than something else, on the same pictures with the same noise.
+
+    Attributes:
+        points: of the model's metric; less than 0 where the other is better.
+        runs: standard error of the runs' differences: what the noise does on these pictures.
+        pictures: standard deviation of the difference over resamples of the pictures, of the mean over the runs: what
+            other pictures would do. It holds the noise, too, which is drawn for each picture on its own and so is
+            resampled with it; nothing is to be added.
+    """
+
+    points: float
+    runs: float
+    pictures: float
+
+    def __str__(self) -> str:
+        return f"{self.points:+.2f} ±{self.runs:.2f} runs ±{self.pictures:.2f} pictures"
+
+    @property
+    def within(self) -> bool:
+        """Ours is better, or worse by no more than the errors can explain."""
+        return -self.points <= ERRORS * self.pictures
+
+
 def judge(results: Mapping[str, Result]) -> list[dict[str, Any]]:
     """Every claim for every model: `row` of the goals, `model`, `goal`, `holds` (None: not measured), `found`."""
     verdicts = []
@@ -29,7 +57,7 @@ def judge(results: Mapping[str, Result]) -> list[dict[str, Any]]:
         for row, goal, (holds, found) in (
             (1, f"default INT8 loses at most {MOST_POINTS_LOST:g} point (+ 1 standard error)", _loss_bounded(result)),
             (1, f"recall at least {LEAST_RECALL_KEPT:.0%} of float's", _recall_kept(result)),
-            (3, "as accurate as each peer's best setting (within the errors)", _as_accurate(result)),
+            (3, f"as accurate as each peer's best setting (within {ERRORS} errors of pictures)", _as_accurate(result)),
             (3, "export as quick as each peer's histogram methods", _as_quick(result)),
             (3, "peak memory does not grow with the number of pictures", _memory_flat(result)),
             (3, "the CPU's graph as fast as ONNX Runtime's U8S8, or float chosen and said", _as_fast(result)),
@@ -48,6 +76,23 @@ def loss(result: Result, name: str, over: str = "float") -> tuple[float, float] 
     key = result["metric"]
     points = [100 * (b[key] - a[key]) for a, b in zip(own["runs"], other["runs"], strict=True)]
     return statistics.fmean(points), statistics.stdev(points) / len(points) ** 0.5
+
+
+def lead(result: Result, over: str) -> Lead | None:
+    """Ours over `float` or another method; None where one of them was not measured."""
+    ours, other = _accuracy(result, OURS.name), _accuracy(result, over)
+    behind = loss(result, over, OURS.name)
+    if behind is None:
+        return None
+    differences = np.subtract(ours["resampled"], other["resampled"])
+    return Lead(*behind, 100 * float(np.nanstd(differences, ddof=1)))
+
+
+def leads(result: Result) -> dict[str, Lead]:
+    """Ours over `float` and over every setting of a peer for TensorRT that was measured."""
+    others = [m.name for methods in _peers(result).values() for m in methods if m.graph == OURS.graph]
+    found = {name: lead(result, name) for name in ("float", *others)}
+    return {name: ahead for name, ahead in found.items() if ahead is not None}
 
 
 def recall_kept(result: Result, name: str) -> float | None:
@@ -86,16 +131,16 @@ def _recall_kept(result: Result) -> tuple[bool | None, str]:
 
 def _as_accurate(result: Result) -> tuple[bool | None, str]:
     """Against the best of each peer's settings for TensorRT."""
-    outcomes, words = [], []
+    known, outcomes, words = leads(result), [], []
     for methods in _peers(result).values():
-        behinds = {m.title: loss(result, OURS.name, m.name) for m in methods if m.graph == OURS.graph}
-        known = {title: behind for title, behind in behinds.items() if behind is not None}
-        if known:
-            best = max(known, key=lambda title: known[title][0])
-            behind, error = known[best]
-            outcomes.append(behind <= ERRORS * error)
-            words.append(f"{-behind:+.2f} ±{error:.2f} points to {best}")
-    return all(outcomes) if outcomes else None, ", ".join(words)
+        settings = [m for m in methods if m.name in known]
+        if settings:
+            best = min(settings, key=lambda m: known[m.name].points)
+            ahead = known[best.name]
+            outcomes.append(ahead.within)
+            better = ", which is better on these pictures" if ahead.points < 0 else ""
+            words.append(f"{ahead} to {best.title}{better}")
+    return all(outcomes) if outcomes else None, "; ".join(words)
 
 
 def _as_quick(result: Result) -> tuple[bool | None, str]:

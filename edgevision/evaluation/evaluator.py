@@ -60,7 +60,7 @@ def evaluate(
         `mask_map_50_95`, `mask_map_50`, `recall_at_threshold`, `precision_at_threshold` or `miou`, `pixel_accuracy`
         (None where they do not apply; 0..1); `per_class`; `threshold`; `voc_ap_50` on VOC data; with repeats
         `standard_error` and `runs` (the figures of each); `warnings`; with draws `resampled`, of each run the n values
-        of `map_50_95` or `miou`.
+        of `map_50_95` or `miou` (NaN where the pictures drawn hold nothing to find).
 
     Raises:
         DatasetError: the data set does not fit the model, or a picture or mask cannot be read.

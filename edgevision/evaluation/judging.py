@@ -36,7 +36,8 @@ class Score(Protocol):
     def metrics(self) -> dict[str, Any]: ...
 
     def resampled(self) -> NDArray[np.float64]:
-        """(n,) `map_50_95` or `miou` of each of the n draws that `Judge.score` was given."""
+        """(n,) `map_50_95` or `miou` of each of the n draws that `Judge.score` was given; NaN where a draw's pictures
+        hold nothing to find."""
         ...
 
 
@@ -99,7 +100,8 @@ class _PixelScore:
         return self._metrics(self._matrix)
 
     def resampled(self) -> NDArray[np.float64]:
-        return np.array([self._metrics(matrix)["miou"] for matrix in self._resampled])
+        judged = list(self._match.judged)
+        return np.array([self._metrics(m)["miou"] if m[judged].any() else np.nan for m in self._resampled])
 
     def _metrics(self, matrix: NDArray[np.int64]) -> dict[str, Any]:
         return pixel_metrics(matrix, self._match.names, self._match.judged)

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevision.errors import DatasetError
-
 _MATCHES = ("dtMatches", "dtIgnore")
 
 
@@ -29,10 +27,7 @@ def resampled_precision(evaluation: Any, draws: NDArray[np.int64]) -> NDArray[np
         draws: (n, pictures) times.
 
     Returns:
-        (n,) average precisions, each over the classes that its pictures hold.
-
-    Raises:
-        DatasetError: a resample holds no object.
+        (n,) average precisions, each over the classes that its pictures hold; NaN where they hold no object.
     """
     params = evaluation.params
     pictures, areas = len(params.imgIds), len(params.areaRng)
@@ -47,9 +42,7 @@ def resampled_precision(evaluation: Any, draws: NDArray[np.int64]) -> NDArray[np
         if present.any():
             total[present] += _of_class(held, times[present], objects[present], params.recThrs)
             classes += present
-    if not classes.all():
-        raise DatasetError("a resample of the pictures holds no object: average precision is not defined")
-    return total / classes
+    return np.divide(total, classes, out=np.full(len(draws), np.nan), where=classes > 0)
 
 
 def _of_class(

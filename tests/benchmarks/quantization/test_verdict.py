@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.quantization.steps import speed_up
-from benchmarks.quantization.verdict import judge, loss, recall_kept
+from benchmarks.quantization.steps import draw, speed_up
+from benchmarks.quantization.verdict import judge, lead, leads, loss, recall_kept
 
 FLOAT = [0.30, 0.31, 0.30, 0.31]
 
 
-def entry(points: list[float], *, seconds: float = 10.0, recall: float = 0.5, **accuracy: Any) -> dict[str, Any]:
-    """A method that loses so many points in each run."""
+def entry(
+    points: list[float], *, pictures: float = 0.0, seconds: float = 10.0, recall: float = 0.5, **accuracy: Any
+) -> dict[str, Any]:
+    """A method that loses so many points in each run, on other pictures `pictures` more or less: four resamples."""
+    accuracy["resampled"] = [0.3 - (sum(points) / 4 + sign * pictures) / 100 for sign in (1, -1, 1, -1)]
     runs = [{"map_50_95": a - b / 100, "recall_at_threshold": recall} for a, b in zip(FLOAT, points, strict=True)]
     export = {"wall_s": seconds, "cpu_s": 3 * seconds, "peak_mib": 300, "pictures": 30, "load": 0.0}
     return {"export": export, "accuracy": {"figures": {"recall_at_threshold": recall}, "runs": runs, **accuracy}}
@@ -58,6 +62,25 @@ def test_recall_is_a_share_of_floats() -> None:
     assert verdict(result(edgevision=entry([0.0] * 4, recall=0.49)), "recall")[0] is True
 
 
+def test_a_lead_has_the_errors_of_runs_and_of_pictures_of_the_difference() -> None:
+    ours, peer = entry([0.0, 1.0, 0.0, 1.0], pictures=5.0), entry([1.0] * 4, pictures=4.0)
+    found = lead(result(edgevision=ours, modelopt_max=peer), "modelopt-max")
+    assert found is not None
+    assert found.points == pytest.approx(0.5)
+    assert found.runs == pytest.approx((1 / 3) ** 0.5 / 2)  # variance 1/3 of 0, 1, 0, 1; four runs
+    assert found.pictures == pytest.approx((4 / 3) ** 0.5)  # 1 more or less in four resamples: what both do is nobody's
+    assert lead(result(edgevision=ours), "modelopt-max") is None
+
+
+def test_ours_is_compared_with_float_and_every_setting_for_tensorrt() -> None:
+    names = ("edgevision", "edgevision_cpu", "onnxruntime_minmax", "onnxruntime_u8s8", "modelopt_max")
+    assert set(leads(result(**{name: entry([0.0] * 4) for name in names}))) == {
+        "float",
+        "onnxruntime-minmax",
+        "modelopt-max",
+    }
+
+
 def test_ours_meets_each_peers_best_setting() -> None:
     ours, worse, better = entry([1.0] * 4), entry([3.0] * 4), entry([0.5] * 4)
     assert verdict(result(edgevision=ours, onnxruntime_minmax=worse), "best setting")[0] is True
@@ -66,15 +89,43 @@ def test_ours_meets_each_peers_best_setting() -> None:
         "best setting",
     )
     assert holds is False
-    assert "-0.50" in found
-    assert "onnxruntime Entropy" in found
-    assert "MinMax" not in found
-    assert "+2.00 ±0.00 points to modelopt max" in found
+    assert found == (
+        "-0.50 ±0.00 runs ±0.00 pictures to onnxruntime Entropy, which is better on these pictures; "
+        "+2.00 ±0.00 runs ±0.00 pictures to modelopt max"
+    )
 
 
-def test_a_difference_within_two_standard_errors_is_none() -> None:
+@pytest.mark.parametrize(("pictures", "holds"), [(0.3, True), (0.2, False)])
+def test_behind_by_less_than_two_errors_of_pictures_is_as_accurate_and_said(pictures: float, holds: bool) -> None:
+    """The error is 2 / sqrt(3) of what four resamples add and take away; half a point behind."""
+    ours, better = entry([0.5] * 4, pictures=pictures), entry([0.0] * 4)
+    found = verdict(result(edgevision=ours, onnxruntime_minmax=better), "best setting")
+    assert found[0] is holds
+    assert found[1].startswith("-0.50 ")
+    assert found[1].endswith("onnxruntime MinMax, which is better on these pictures")
+
+
+def test_noise_of_the_runs_alone_excuses_nothing() -> None:
     ours, better = entry([1.0, 0.0, 1.0, 0.0]), entry([0.0] * 4)  # half a point, with an error of 0.29
-    assert verdict(result(edgevision=ours, onnxruntime_minmax=better), "best setting")[0] is True
+    assert verdict(result(edgevision=ours, onnxruntime_minmax=better), "best setting")[0] is False
+
+
+def test_resampling_pictures_shows_what_runs_and_pictures_do_to_a_mean() -> None:
+    """Of a plain mean over pictures the error is known: that of the pictures' means over the runs, noise included."""
+    rng = np.random.default_rng(1)
+    for spread in (0.0, 2.0):
+        runs = spread * rng.normal(size=200) + rng.normal(size=(4, 200))
+        resampled = draw(200, 4000) @ runs.mean(axis=0) / 200
+        expected = runs.mean(axis=0).std() / 200**0.5
+        assert resampled.std() == pytest.approx(expected, rel=0.05)
+        assert expected == pytest.approx(((spread**2 + 1 / 4) / 200) ** 0.5, rel=0.15)
+
+
+def test_draws_are_the_same_for_all_and_each_of_as_many_pictures_as_there_are() -> None:
+    found = draw(7, 50)
+    assert (found == draw(7, 50)).all()
+    assert (found.sum(axis=1) == 7).all()
+    assert (found != 1).any(axis=1).mean() > 0.9
 
 
 def test_the_graph_for_the_cpu_is_no_rival_of_those_for_tensorrt() -> None:

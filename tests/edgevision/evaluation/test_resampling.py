@@ -6,17 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgevision.errors import DatasetError, UsageError
+from edgevision.errors import UsageError
 from edgevision.evaluation import BoxDataset, MaskDataset, evaluate, open_dataset
 from edgevision.evaluation.boxes import Found, coco_metrics, run_cocoeval
-from edgevision.evaluation.datasets import BoxTruth, boxes
+from edgevision.evaluation.datasets import IGNORE, BoxTruth, boxes
 from edgevision.evaluation.resampling import resampled_precision
-from tests.edgevision.evaluation.kit import boxes_dataset, masks_dataset, write_detector, write_segmenter
+from tests.edgevision.evaluation.kit import SIDE, boxes_dataset, masks_dataset, write_detector, write_segmenter
 
 CLASSES = 4
 NAMES = tuple("abcd")
@@ -49,15 +50,11 @@ def test_average_precision_is_that_of_the_pictures_repeated(seed: int, times: li
     evaluation = run_cocoeval(truth, found, range(CLASSES))
     draws = np.array([[1] * 5, times])
     repeated = np.repeat(np.arange(5), times)
-    objects = [(~(truth[p].crowd | truth[p].difficult)).sum() for p in repeated]
-    if not sum(objects):
-        with pytest.raises(DatasetError, match="holds no object"):
-            resampled_precision(evaluation, draws)
-        return
-    expected = [
-        coco_metrics([truth[p] for p in numbers], [found[p] for p in numbers], NAMES, range(CLASSES), 0.5)["map_50_95"]
-        for numbers in (range(5), repeated)
-    ]
+    expected = [float("nan")] * 2
+    for i, numbers in enumerate((range(5), repeated)):
+        if any((~(truth[p].crowd | truth[p].difficult)).any() for p in numbers):
+            chosen = [truth[p] for p in numbers], [found[p] for p in numbers]
+            expected[i] = coco_metrics(*chosen, NAMES, range(CLASSES), 0.5)["map_50_95"]
     np.testing.assert_allclose(resampled_precision(evaluation, draws), expected, rtol=1e-12, atol=1e-15)
 
 
@@ -82,6 +79,19 @@ def test_a_bundle_is_judged_as_on_the_pictures_repeated(tmp_path: Path, task: st
     expected = [evaluate(bundle, drawn(dataset, row))[figure] for row in numbers]
     assert len(set(expected)) == 3
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("task", ["boxes", "masks"])
+def test_pictures_with_nothing_to_find_have_no_figure(tmp_path: Path, task: str) -> None:
+    spec = boxes_dataset(tmp_path) if task == "boxes" else masks_dataset(tmp_path)[0]
+    bundle = write_detector(tmp_path / "a.edge") if task == "boxes" else write_segmenter(tmp_path / "a.edge")
+    if task == "masks":
+        cv2.imwrite(str(tmp_path / "masks/0.png"), np.full((SIDE, SIDE), IGNORE, np.uint8))
+    dataset = open_dataset(spec)
+    if isinstance(dataset, BoxDataset):
+        dataset = dataclasses.replace(dataset, truth=(boxes([]), *dataset.truth[1:]))
+    (found,) = evaluate(bundle, dataset, draws=np.array([[6, 0, 0, 0, 0, 0], [5, 1, 0, 0, 0, 0]]))["resampled"]
+    assert np.isnan(found).tolist() == [True, False]
 
 
 def test_each_dithered_run_is_resampled(tmp_path: Path) -> None:
