@@ -24,7 +24,6 @@ from edgevision.calibration import CalibrationImages
 from edgevision.errors import DatasetError, UsageError
 from edgevision.evaluation.comparison import worst_layers
 from edgevision.export import ExportConfig, ExportReport, export_model, yardstick
-from edgevision.export.budget import fewest
 from edgevision.export.emission import emit_int8
 from edgevision.export.findings import Findings
 from edgevision.export.graph import Graph
@@ -215,6 +214,29 @@ def test_runs_that_scatter_widely_do_not_excuse_a_large_loss(
     assert (verdict["layers_in_fp16"], verdict["drop_points"], verdict["met"]) == (0, pytest.approx(5.0), False)
 
 
+def test_a_layer_that_was_taken_for_nothing_is_int8_again(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points are lost until any layer but the first one of the order is in FP16."""
+
+    def run(_: Any, name: str, content: bytes, info: Any, seed: int) -> dict[str, float | None]:
+        graph = Graph(onnx.load_model_from_string(content))
+        node = next(node for node in graph.nodes if node.name == BAD)
+        bad_is_float = graph.producer[node.input[0]].op_type != "DequantizeLinear"
+        others = 5 - info.layers_int8 - bad_is_float
+        value = 1.0 if others else 0.9
+        return {"reference": 1.0, "value": value, "score_shift": None, "float_recall": None, "recall": None}
+
+    monkeypatch.setattr(yardstick.Yardstick, "run", run)
+    report = exported(tmp_path, pictures)
+    assert BAD not in kept(report)
+    assert len(kept(report)) == 1
+    *taken, tried, verdict = (candidate["given_back"] for candidate in report.budget["search"])
+    assert not any(taken)
+    assert tried == verdict == [BAD]
+    assert {layer["node"]: layer["int8"] for layer in report.layers}[BAD]
+
+
 def test_where_int8_loses_little_no_layer_is_given_up(tmp_path: Path, pictures: Path) -> None:
     config = ExportConfig(calibration_images=pictures, max_drop=20.0, quiet=True)
     report = export_model(segmenter(tmp_path, bad=False), tmp_path / "out.edge", config)
@@ -244,19 +266,6 @@ def test_without_labels_agreement_is_measured_and_called_so(tmp_path: Path, pict
     assert report.accuracy["model.onnx"] == 1.0
     assert "agreement with the float model (mask_iou) on 5 of the calibration pictures" in report.budget["words"]
     assert "no labels, so no accuracy" in report.budget["words"]
-
-
-@pytest.mark.parametrize("count", range(8))
-@pytest.mark.parametrize("guess", [1, 2, 5, 7])
-def test_the_fewest_are_found_whatever_the_guess(count: int, guess: int) -> None:
-    asked: list[int] = []
-
-    def holds(number: int) -> bool:
-        asked.append(number)
-        return number >= count
-
-    assert fewest(0, 7, guess, holds) == max(count, 1)
-    assert len(set(asked)) == len(asked)
 
 
 # What cannot be met

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevision.export.budget import keeping
+from edgevision.export.candidates import keeping
 from edgevision.export.emit_tensorrt import emit_tensorrt, write_qdq
 from edgevision.export.graph import SCALE_PREFIX, Graph
 from edgevision.export.grids import half_scales, symmetric_grid

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from edgevision.calibration import CalibrationImages
 from edgevision.evaluation import open_images
 from edgevision.export import ExportConfig
-from edgevision.export.budget import in_order
 from edgevision.export.graph import Graph
+from edgevision.export.layer_search import in_order
 from edgevision.export.preparation import PreparedModel, prepare
 from edgevision.export.sensitivity import PICTURES, Layer, observable, telling_inputs
 from edgevision.kernels.cpu import Preprocessor
