@@ -99,13 +99,12 @@ def test_channels_that_are_dead_constant_or_huge_are_what_they_are(network: byte
     table = collect_channels(network, TENSORS, images, PREPROCESS, quiet=True)
     for name in TENSORS:
         found = table[name]
-        assert np.isfinite([found.minimum, found.maximum, found.mean]).all(), name
-        assert (found.minimum <= found.mean).all(), name
-        assert (found.mean <= found.maximum).all(), name
+        assert np.isfinite([found.minimum, found.maximum]).all(), name
+        assert (found.minimum <= found.maximum).all(), name
     dead = table["half_dead"]
-    assert (dead.minimum[1], dead.maximum[1], dead.mean[1]) == (0, 0, 0)
+    assert (dead.minimum[1], dead.maximum[1]) == (0, 0)
     assert (dead.maximum[[0, 2]] > 0).all()
-    assert table["constant"].mean.tolist() == [3, 3, 3]
+    assert table["constant"].minimum.tolist() == table["constant"].maximum.tolist() == [3, 3, 3]
 
 
 @pytest.mark.parametrize("load", [load_or_collect, load_or_collect_channels])

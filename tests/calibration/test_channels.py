@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -13,14 +11,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
 
 from edgevision.calibration import CalibrationImages, ChannelTable, collect_channels, load_or_collect_channels
 from edgevision.calibration.channels import reduce_channels
-from edgevision.calibration.exact_sum import ExactSum
 from edgevision.errors import CalibrationError
 from edgevision.kernels.cpu import Preprocessor
 from edgevision.manifest import Preprocess
@@ -29,7 +23,6 @@ WritePictures = Callable[..., Path]
 
 TENSORS = ["image", "relu", "signed", "clip", "pooled", "moved", "flat", "output"]
 CHANNELS = {"image": 3, "relu": 16, "signed": 24, "clip": 16, "pooled": 16, "moved": 16, "flat": 3072, "output": 3072}
-FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 def plain_channels(network: bytes, images: CalibrationImages, preprocess: Preprocess) -> dict[str, list[np.ndarray]]:
@@ -62,10 +55,7 @@ def test_ranges_are_those_of_the_plain_graph(
             rows = [row.reshape(12, 16, 16).transpose(1, 2, 0).reshape(-1, 12) for row in rows]
         assert np.array_equal(table[name].minimum, np.min([row.min(axis=0) for row in rows], axis=0)), name
         assert np.array_equal(table[name].maximum, np.max([row.max(axis=0) for row in rows], axis=0)), name
-        expected = np.mean([row.mean(axis=0, dtype=np.float64) for row in rows], axis=0)
-        size = np.max([np.abs(row).mean(axis=0, dtype=np.float64) for row in rows])
-        np.testing.assert_allclose(table[name].mean, expected, atol=1e-6 * size, err_msg=name)
-        assert table[name].mean.dtype == np.float32
+        assert table[name].minimum.dtype == table[name].maximum.dtype == np.float32
 
 
 def test_order_names_and_workers_do_not_matter(
@@ -88,9 +78,8 @@ def test_tensors_may_be_named_twice_and_rows_of_any_rank_have_channels_last(
     table = collect_channels(network, ["flat", "relu", "relu"], images, preprocess, quiet=True)
     assert list(table) == ["flat", "relu"]
     values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    low, high, mean = reduce_channels(values)
+    low, high = reduce_channels(values)
     assert (low.tolist(), high.tolist()) == ([0, 1, 2, 3], [20, 21, 22, 23])
-    assert mean.tolist() == [10, 11, 12, 13]
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 3, 4, 5), (1, 3, 40, 50), (7,), ()])
@@ -98,16 +87,9 @@ def test_every_shape_is_reduced_like_numpy(shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     rows = values.transpose(0, 2, 3, 1) if len(shape) == 4 else values
     rows = rows.reshape(-1, rows.shape[-1] if shape else 1)
-    low, high, mean = reduce_channels(values)
+    low, high = reduce_channels(values)
     assert np.array_equal(low, rows.min(axis=0))
     assert np.array_equal(high, rows.max(axis=0))
-    np.testing.assert_allclose(mean, rows.mean(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-7)
-
-
-def test_huge_values_have_a_mean() -> None:
-    with np.errstate(over="ignore"):
-        _, _, mean = reduce_channels(np.full((1, 2, 300, 2), 3e38, np.float32))
-    np.testing.assert_allclose(mean, 3e38, rtol=1e-6)
 
 
 def test_a_value_that_is_not_finite_names_tensor_and_picture(write_pictures: WritePictures) -> None:
@@ -123,23 +105,6 @@ def test_a_value_that_is_not_finite_names_tensor_and_picture(write_pictures: Wri
             collect_channels(
                 model, [tensor], CalibrationImages(folder), Preprocess("image", (8, 8), mean=(-0.0,) * 3), quiet=True
             )
-
-
-@given(hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=FLOATS), st.randoms())
-def test_sums_are_exact_in_any_order(rows: np.ndarray, random: object) -> None:
-    forward, other, halves = ExactSum(rows.shape[1]), ExactSum(rows.shape[1]), ExactSum(rows.shape[1])
-    order = list(range(len(rows)))
-    random.shuffle(order)  # type: ignore[attr-defined]
-    for row in rows:
-        forward.add(row)
-    for i in order:
-        (other if i % 2 else halves).add(rows[i])
-    halves.merge(other)
-    assert np.array_equal(forward.words, halves.words)
-    for column, mean in zip(rows.T, forward.mean(len(rows)), strict=True):
-        exact = float(sum(map(Fraction, column.tolist())) / len(rows))
-        size = float(np.abs(column).max())
-        assert math.isclose(float(mean), exact, rel_tol=2**-24, abs_tol=max(size * 2**-45, 2.0**-149))
 
 
 def test_a_table_is_kept_beside_the_ranges_and_reused(
@@ -168,7 +133,7 @@ def damage(key: str, value: object) -> Callable[[dict], None]:
         damage("channels", []),
         lambda data: data["channels"]["relu"].update(minimum="AAAA"),
         lambda data: data["channels"]["relu"].update(minimum="AADAfw=="),
-        lambda data: data["channels"]["relu"].pop("mean"),
+        lambda data: data["channels"]["relu"].pop("maximum"),
         lambda data: data["channels"]["relu"].update(minimum=data["channels"]["relu"]["maximum"], maximum="AAAA" * 16),
     ],
 )
