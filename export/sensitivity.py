@@ -25,7 +25,15 @@ from edgevision.export.graph import Graph
 from edgevision.export.preparation import PreparedModel
 from edgevision.export.quantisation import Quantised
 from edgevision.export.structure import WEIGHTED, activations, key, multiply_adds, network_costs
-from edgevision.export.verification import Outputs, input_tensors, run_graph, tensors_of
+from edgevision.export.verification import (
+    Outputs,
+    class_map_of,
+    input_tensors,
+    open_graph,
+    run_all,
+    run_graph,
+    tensors_of,
+)
 from edgevision.progress import Progress
 
 if TYPE_CHECKING:
@@ -66,8 +74,9 @@ def telling_inputs(
 ) -> list[NDArray[Any]]:
     """Network inputs, PICTURES: a layer's noise is measured where there is something to find.
 
-    Of a detector those pictures whose candidates score most together, as many as are likely; where it finds nothing,
-    and for other tasks, evenly spaced ones.
+    Of a detector those pictures whose candidates score most together, as many as are likely; of a segmenter those that
+    hold the largest part of the pixels of its classes, so that a rare class weighs as much as the background. Evenly
+    spaced ones where all show the same, and for other tasks.
 
     Args:
         images: where there is no data set, the calibration pictures; None: drawn ones.
@@ -83,20 +92,23 @@ def telling_inputs(
     else:
         chosen = dict.fromkeys(i * len(dataset.pictures) // _CANDIDATES for i in range(_CANDIDATES))
         inputs = tensors_of(prepared.preprocess, (dataset.pictures[i].read() for i in chosen))
-    found = [0.0]
-    if {"boxes", "scores"} <= set(prepared.graph.outputs):
-        found = [_found(outputs) for outputs in run_graph(prepared.graph.serialize(), inputs, exact=True)]
-    if not max(found):
+    session = open_graph(prepared.graph.serialize(), exact=True)
+    shown = [_shown(run_all(session, [tensor])[0], len(prepared.labels)) for tensor in inputs]
+    telling = (np.array(shown) / np.maximum(np.sum(shown, axis=0), _LEAST)).sum(axis=1)
+    if not np.ptp(telling):
         return inputs[:: -(-len(inputs) // PICTURES)]
-    return [inputs[i] for i in sorted(range(len(inputs)), key=lambda i: (-found[i], i))[:PICTURES]]
+    return [inputs[i] for i in np.argsort(-telling, kind="stable")[:PICTURES]]
 
 
-def _found(outputs: Outputs) -> float:
-    """Sum of the scores of likely candidates."""
-    if not outputs["scores"].size:  # suppressed inside the graph, and none is left
-        return 0.0
+def _shown(outputs: Outputs, classes: int) -> NDArray[np.float64]:
+    """What a picture shows: the pixels of each class, or the sum of the scores of likely candidates."""
+    class_map = class_map_of(outputs)
+    if class_map is not None:
+        return np.bincount(class_map.ravel(), minlength=classes)[:classes].astype(np.float64)
+    if "boxes" not in outputs or not outputs["scores"].size:  # suppressed inside the graph, and none is left
+        return np.zeros(1)
     best = outputs["scores"].reshape(outputs["boxes"].shape[1], -1).max(axis=1)
-    return float(best[best >= _LIKELY].sum())
+    return np.array([best[best >= _LIKELY].sum()], np.float64)
 
 
 def measure_layers(

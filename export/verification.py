@@ -140,7 +140,7 @@ def compare(reference: Sequence[Outputs], emitted: Sequence[Outputs]) -> dict[st
             facts[f"{name}_sqnr_db"] = _sqnr([a[name] for a, _ in pairs], [b[name] for _, b in pairs])
     if "boxes" in reference[0]:
         facts["boxes_error_px"] = statistics.fmean(_box_error(a, b) for a, b in pairs)
-    maps = [(_class_map(a), _class_map(b)) for a, b in pairs if _class_map(a) is not None]
+    maps = [(class_map_of(a), class_map_of(b)) for a, b in pairs if class_map_of(a) is not None]
     if maps:
         facts["map_agreement"] = statistics.fmean(float(np.mean(a == b)) for a, b in maps)
     return {name: round(value, 5) for name, value in facts.items()}
@@ -157,7 +157,8 @@ def _box_error(reference: Outputs, emitted: Outputs) -> float:
     return float(np.abs(reference["boxes"][0, best] - emitted["boxes"][0, best]).mean())
 
 
-def _class_map(outputs: Outputs) -> NDArray[Any] | None:
+def class_map_of(outputs: Outputs) -> NDArray[Any] | None:
+    """(1, h, w) class of every cell; None of other tasks."""
     if "logits" in outputs:
         return outputs["logits"].argmax(axis=1)  # type: ignore[no-any-return]
     return outputs.get("class_map")

@@ -62,6 +62,16 @@ def all_inputs(model: PreparedModel, folder: Path) -> list[NDArray[Any]]:
     return tensors
 
 
+def places(chosen: list[NDArray[Any]], inputs: list[NDArray[Any]]) -> list[int]:
+    return [next(i for i, tensor in enumerate(inputs) if np.array_equal(tensor, one)) for one in chosen]
+
+
+def class_maps(model: PreparedModel, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    session = onnxruntime.InferenceSession(model.graph.serialize())
+    found = [session.run(None, {session.get_inputs()[0].name: tensor})[0] for tensor in inputs]
+    return [array.argmax(axis=1) if array.dtype == np.float32 else array for array in found]
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_noise_is_measured_where_the_detector_finds_most(tmp_path: Path, pictures: Path, labelled: bool) -> None:
     model = detector(tmp_path)
@@ -78,15 +88,28 @@ def test_noise_is_measured_where_the_detector_finds_most(tmp_path: Path, picture
         cv2.imwrite(str(blank / "0.png"), np.zeros((SIDE, SIDE, 3), np.uint8))
         given = {"images": CalibrationImages(blank), "dataset": open_images(pictures)}
     chosen = telling_inputs(model, **given)
-    assert [next(i for i, tensor in enumerate(inputs) if np.array_equal(tensor, one)) for one in chosen] == best
+    assert places(chosen, inputs) == best
 
 
-def test_a_segmenter_is_measured_on_pictures_from_everywhere(tmp_path: Path, pictures: Path) -> None:
-    model = prepared(tmp_path, semantic_model(), preprocess="unit")
+@pytest.mark.parametrize("argmax", [None, "int64"])
+def test_a_segmenter_is_measured_where_its_rare_classes_are(tmp_path: Path, pictures: Path, argmax: str | None) -> None:
+    model = prepared(tmp_path, semantic_model(classes=21, argmax=argmax), preprocess="tf", labels="voc21")
     inputs = all_inputs(model, pictures)
-    chosen = telling_inputs(model, CalibrationImages(pictures))
-    places = [next(i for i, tensor in enumerate(inputs) if np.array_equal(tensor, one)) for one in chosen]
-    assert places == [0, 3, 6, 9]
+    maps = class_maps(model, inputs)
+    telling = [sum((m == k).sum() / (np.array(maps) == k).sum() for k in np.unique(m)) for m in maps]
+    assert len({round(float(value), 3) for value in telling}) > PICTURES
+    best = np.argsort(telling)[::-1][:PICTURES]
+    assert places(telling_inputs(model, CalibrationImages(pictures)), inputs) == best.tolist()
+
+
+def test_a_segmenter_that_sees_the_same_everywhere_is_measured_on_pictures_from_everywhere(tmp_path: Path) -> None:
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / f"{i:02}.png"), np.full((SIDE, SIDE, 3), 120 + i, np.uint8))
+    model = prepared(tmp_path, semantic_model(), preprocess="unit")
+    inputs = all_inputs(model, tmp_path)
+    first, *others = class_maps(model, inputs)
+    assert all(np.array_equal(first, other) for other in others)
+    assert places(telling_inputs(model, CalibrationImages(tmp_path)), inputs) == [0, 3, 6, 9]
 
 
 def test_of_a_map_made_of_several_the_scores_of_each_are_seen() -> None:
