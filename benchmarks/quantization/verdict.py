@@ -133,13 +133,13 @@ def _as_accurate(result: Result) -> tuple[bool | None, str]:
     """Against the best of each peer's settings for TensorRT."""
     known, outcomes, words = leads(result), [], []
     for methods in _peers(result).values():
-        settings = [m for m in methods if m.name in known]
-        if settings:
-            best = min(settings, key=lambda m: known[m.name].points)
-            ahead = known[best.name]
-            outcomes.append(ahead.within)
-            better = ", which is better on these pictures" if ahead.points < 0 else ""
-            words.append(f"{ahead} to {best.title}{better}")
+        settings = sorted((m for m in methods if m.name in known), key=lambda m: known[m.name].points)
+        for number, method in enumerate(settings):
+            ahead = known[method.name]
+            if number == 0 or not ahead.within:  # the best, and others that are surely better than ours
+                outcomes.append(ahead.within)
+                better = ", which is better on these pictures" if ahead.points < 0 else ""
+                words.append(f"{ahead} to {method.title}{better}")
     return all(outcomes) if outcomes else None, "; ".join(words)
 
 

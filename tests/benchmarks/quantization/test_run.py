@@ -50,6 +50,8 @@ def test_ours_and_a_peer_are_measured_judged_written_and_not_measured_twice(
     page = (tmp_path / "out" / "quantization.md").read_text()
     assert "| onnxruntime MinMax |" in page
     assert "| method | aerial, mAP50-95 |" in page
+    assert set(data["leads"]["aerial"]) == {"float", "onnxruntime-minmax"}
+    assert "| ours to | aerial, mAP50-95 |" in page
     assert page.strip() in capsys.readouterr().out
 
     dates = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").rglob("*.json")}

@@ -105,6 +105,13 @@ def test_behind_by_less_than_two_errors_of_pictures_is_as_accurate_and_said(pict
     assert found[1].endswith("onnxruntime MinMax, which is better on these pictures")
 
 
+def test_a_best_setting_that_may_be_luck_hides_no_other_that_is_surely_better() -> None:
+    ours, luck, sure = entry([1.0] * 4), entry([0.0] * 4, pictures=1.0), entry([0.5] * 4)
+    holds, found = verdict(result(edgevision=ours, onnxruntime_minmax=luck, onnxruntime_entropy=sure), "best setting")
+    assert holds is False
+    assert [words.split(" ")[0] for words in found.split("; ")] == ["-1.00", "-0.50"]
+
+
 def test_noise_of_the_runs_alone_excuses_nothing() -> None:
     ours, better = entry([1.0, 0.0, 1.0, 0.0]), entry([0.0] * 4)  # half a point, with an error of 0.29
     assert verdict(result(edgevision=ours, onnxruntime_minmax=better), "best setting")[0] is False
