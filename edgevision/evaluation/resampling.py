@@ -42,7 +42,9 @@ def resampled_precision(evaluation: Any, draws: NDArray[np.int64]) -> NDArray[np
         if present.any():
             total[present] += _of_class(held, times[present], objects[present], params.recThrs)
             classes += present
-    return np.divide(total, classes, out=np.full(len(draws), np.nan), where=classes > 0)
+    mean = np.full(len(draws), np.nan)
+    np.divide(total, classes, out=mean, where=classes > 0)
+    return mean
 
 
 def _of_class(
