@@ -7,10 +7,10 @@ so likes those that were lucky; the verdict therefore comes from runs with seeds
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgevision.calibration import CalibrationImages
-from edgevision.export.candidates import DOUBT, ERRORS, Candidates, keeping
+from edgevision.export.candidates import Candidates, keeping
 from edgevision.export.config import ExportConfig
 from edgevision.export.emission import Emitted, emit_int8
 from edgevision.export.layer_report import describe_layers, find_layers, open_findings
@@ -29,6 +29,8 @@ _SEARCH, _VERDICT, _LARGE_SET, _LARGE = 3, 4, 500, 2
 _VERDICTS = 3
 _FRESH = 1000
 _LEAST_SHARE = 0.5
+# In standard errors, by how much a mean above the budget does not refute what the search found.
+_ERRORS = 2.0
 
 
 class Budget:
@@ -68,6 +70,7 @@ class Budget:
             config, emit_int8(quantised, islands), quantised, images, self._yardstick.digest()
         )
         self._candidates = Candidates(quantised, islands, self._yardstick, self._goal, self._findings)
+        self._searched: list[dict[str, Any]] = []
         self._verdict: Loss | None = None
         self.layers: list[Layer] = []
 
@@ -79,19 +82,21 @@ class Budget:
         """
         self.layers = find_layers(self._quantised, self._inputs, self._findings, quiet=self._quiet)
         candidates, every = self._candidates, len(self.layers)
-        search = LayerSearch(self.layers, self._goal.max_drop, lambda loss: not candidates.miss(loss, DOUBT))
+        search = LayerSearch(self.layers, self._goal.max_drop, candidates.miss)
         seeds = list(range(self._runs["search"]))
         refuted: Loss | None = None
         with Progress("meeting the accuracy budget", self._most_runs(every), quiet=self._quiet) as progress:
 
             def measure(kept: Sequence[Layer]) -> Loss:
                 typed = len(kept) == every  # float16 is all that is left to lose by
-                return candidates.judge(kept, search.given_back, seeds, progress, typed=typed)
+                loss = candidates.judge(kept, seeds, progress, typed=typed)
+                self._note(kept, search.given_back, loss, search.doubt)
+                return loss
 
             for attempt in range(_VERDICTS):
                 loss = search.run(measure, refuted)
                 kept = search.kept
-                problem = candidates.miss(loss, DOUBT)
+                problem = candidates.miss(loss, search.doubt)
                 if problem or len(kept) == every > 0:
                     break
                 loss, problem = self._confirm(search, _FRESH * (attempt + 1), progress)
@@ -117,18 +122,28 @@ class Budget:
         loss = loss_of(runs, self._verdict.seeds)
         self._prepared.report.accuracy["cpu.onnx"] = loss.value
         self._prepared.report.budget["cpu"] = facts_of(loss)
-        return self._candidates.miss(loss, ERRORS)
+        return self._candidates.miss(loss, _ERRORS)
 
     def _confirm(self, search: LayerSearch, seed: int, progress: Progress) -> tuple[Loss, str]:
         """The loss with seeds from `seed` on, twice as many where the first do not tell; and why it is too much."""
         for count in (self._runs["verdict"], 2 * self._runs["verdict"]):
-            loss = self._verdict = self._candidates.judge(
-                search.kept, search.given_back, range(seed, seed + count), progress, typed=True
-            )
-            problem = self._candidates.miss(loss, ERRORS)
+            seeds = range(seed, seed + count)
+            loss = self._verdict = self._candidates.judge(search.kept, seeds, progress, typed=True)
+            self._note(search.kept, search.given_back, loss, _ERRORS)
+            problem = self._candidates.miss(loss, _ERRORS)
             if problem or not loss.miss(self._goal):
                 break
         return loss, problem
+
+    def _note(self, kept: Sequence[Layer], given_back: Sequence[Layer], loss: Loss, errors: float) -> None:
+        self._searched.append(
+            {
+                "layers_in_fp16": len(kept),
+                "given_back": [layer.node for layer in given_back],
+                **facts_of(loss),
+                "met": not self._candidates.miss(loss, errors),
+            }
+        )
 
     def _most_runs(self, count: int) -> int:
         """Of a search whose first verdict holds."""
@@ -140,7 +155,7 @@ class Budget:
         error = "" if loss.standard_error is None else f" ± {loss.standard_error:.2f}"
         words = (
             f"{self._yardstick.words}: loses {loss.drop_points:.2f}{error} points, at most {goal.max_drop:g} (and "
-            f"{ERRORS:g} standard errors) allowed; {len(kept)} of {len(self.layers)} layers kept in FP16 for it; "
+            f"{_ERRORS:g} standard errors) allowed; {len(kept)} of {len(self.layers)} layers kept in FP16 for it; "
             f"{report.int8_macs_share:.1%} of the multiply-adds in INT8"
         )
         report.budget = {
@@ -150,7 +165,7 @@ class Budget:
             "max_score_shift": goal.max_score_shift,
             "min_recall": goal.min_recall,
             "kept_in_fp16": [{"node": x.node, "sqnr_db": x.sqnr_db, "multiply_adds": x.multiply_adds} for x in kept],
-            "search": self._candidates.searched,
+            "search": self._searched,
             "resumed": self._findings.note,
         }
         report.accuracy = {

@@ -6,31 +6,23 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from edgevision.export.emission import count_layers, emit_int8
 from edgevision.export.findings import Figures, Findings
 from edgevision.export.placement import plan_placement
 from edgevision.export.quantisation import Quantised
 from edgevision.export.sensitivity import Layer
-from edgevision.export.yardstick import Goal, Loss, Yardstick, facts_of, loss_of
+from edgevision.export.yardstick import Goal, Loss, Yardstick, loss_of
 from edgevision.manifest import GraphInfo
 from edgevision.progress import Progress
 
 # Of one dithered run on 64 pictures, in points (measured: 0.2 to 0.6); a candidate further off than three of these
 # after some of its runs is not measured on.
 _SPREAD_POINTS = 0.6
-# In standard errors, by how much a mean above the budget does not yet refute a candidate: for the verdict, and in the
-# search, which should neither give up layers for noise nor hand much to the verdict that fails there.
-ERRORS, DOUBT = 2.0, 1.0
 
 
 class Candidates:
-    """Measures networks, each once.
-
-    Attributes:
-        searched: for the report, what was measured of each candidate, in order.
-    """
+    """Measures networks, each once."""
 
     def __init__(
         self, quantised: Quantised, islands: Mapping[str, str], yardstick: Yardstick, goal: Goal, findings: Findings
@@ -43,21 +35,11 @@ class Candidates:
         """
         self._quantised, self._islands, self._yardstick, self._goal = quantised, islands, yardstick, goal
         self._findings = findings
-        self.searched: list[dict[str, Any]] = []
 
-    def judge(
-        self,
-        kept: Sequence[Layer],
-        given_back: Sequence[Layer],
-        seeds: Sequence[int],
-        progress: Progress,
-        *,
-        typed: bool,
-    ) -> Loss:
+    def judge(self, kept: Sequence[Layer], seeds: Sequence[int], progress: Progress, *, typed: bool) -> Loss:
         """The loss with `kept` in FP16; of one that is hopeless after some runs the loss so far.
 
         Args:
-            given_back: for the report, which layers were in FP16 before, and are not now.
             typed: run the very graph of the bundle, with float16 between the grids; else one with float32, which takes
                 half the time on a CPU and is told apart by the noise of a run at most.
         """
@@ -70,14 +52,6 @@ class Candidates:
             progress.update(note=f"{len(kept)} layers in FP16 lose {loss.drop_points:.2f} points")
             if self._is_hopeless(loss):
                 break
-        self.searched.append(
-            {
-                "layers_in_fp16": len(kept),
-                "given_back": [layer.node for layer in given_back],
-                **facts_of(loss),
-                "met": not self.miss(loss, ERRORS if typed else DOUBT),
-            }
-        )
         return loss
 
     def measured(self, name: str, graph: bytes, info: GraphInfo, seed: int) -> Figures:

@@ -18,6 +18,10 @@ from edgevision.export.yardstick import Loss
 # What a layer between others of another precision costs besides, as a share of the network's multiply-adds: without it
 # a sum, which has next to none, would seem a bargain whatever it does.
 _SWITCH = 0.002
+# In standard errors, by how much a mean above the budget does not yet refute a candidate of the search, which should
+# neither give up layers for noise nor hand much to the verdict that fails there. With layers given back there is none:
+# of many trials some are lucky.
+_DOUBT = 1.0
 # How often layers are tried in INT8 again, and the share of the multiply-adds for which that is worth it.
 TRIALS = 10
 _LEAST_GAIN = 0.01
@@ -33,14 +37,15 @@ class LayerSearch:
         order: all layers, those first that remove most noise for what they cost.
     """
 
-    def __init__(self, layers: Sequence[Layer], max_drop: float, holds: Callable[[Loss], bool]) -> None:
+    def __init__(self, layers: Sequence[Layer], max_drop: float, miss: Callable[[Loss, float], str]) -> None:
         """
         Args:
             max_drop: points.
-            holds: whether a loss is small enough.
+            miss: why a loss is too much, where each figure may lie beyond its bound by so many of its standard errors;
+                empty where it is not.
         """
         self.order = in_order(layers)
-        self._max_drop, self._holds = max(max_drop, 0.0), holds
+        self._max_drop, self._miss = max(max_drop, 0.0), miss
         self._count = 0
         self._given: list[list[Layer]] = []
 
@@ -54,8 +59,13 @@ class LayerSearch:
         """Those that were in FP16, and are not now."""
         return [layer for group in self._given for layer in group]
 
+    @property
+    def doubt(self) -> float:
+        """By how many standard errors the loss of `kept` may lie beyond its bounds."""
+        return 0.0 if self._given else _DOUBT
+
     def run(self, measure: Measure, refuted: Loss | None = None) -> Loss:
-        """The loss of `kept`, which holds unless that of all layers does not.
+        """The loss of `kept`, which is no miss unless that of all layers is one.
 
         Args:
             refuted: of `kept` as an earlier run left it; what that gave back last returns to FP16 first.
@@ -83,32 +93,35 @@ class LayerSearch:
         return losses[self._count]
 
     def _guess(self, loss: Loss) -> int:
-        """How many layers it takes if `loss`, of those taken now, is in proportion to the noise that is left."""
+        """How many layers it should take, from the `loss` of those taken now."""
         left = list(accumulate((-layer.noise for layer in self.order), initial=_noise(self.order)))
         allowed = left[self._count] * self._room(loss)
         most = len(self.order)
         return next((count for count in range(self._count + 1, most) if left[count] <= allowed), most)
 
     def _give_back(self, measure: Measure, loss: Loss) -> Loss:
-        """Layers back to INT8, the dearest first: those together that should be borne if a loss is in proportion to the
-        noise, then fewer."""
+        """Layers back to INT8, the dearest first: those together that should be borne, then fewer."""
         # the last one's absence was measured when it was taken
         waiting = sorted(self.order[: max(self._count - 1, 0)], key=lambda layer: -layer.multiply_adds)
         at_once, least = len(waiting), _LEAST_GAIN * _multiply_adds(self.order)
         for _ in range(TRIALS):
-            if not waiting or _multiply_adds(waiting) < least:
+            if self._room(loss) <= 1 or not waiting or _multiply_adds(waiting) < least:
                 break
             group = self._bearable(waiting, loss)[:at_once]
             self._given.append(group)
             tried = measure(self.kept)
-            if self._holds(tried):
+            holds = self._holds(tried)
+            if holds:
                 loss, at_once = tried, 2 * len(group)
             else:
                 self._given.pop()
                 at_once = max(len(group) // 2, 1)
-            if self._holds(tried) or len(group) == 1:
+            if holds or len(group) == 1:
                 waiting = [layer for layer in waiting if layer not in group]
         return loss
+
+    def _holds(self, loss: Loss) -> bool:
+        return not self._miss(loss, self.doubt)
 
     def _bearable(self, waiting: Sequence[Layer], loss: Loss) -> list[Layer]:
         """Of the layers those that should not make `loss`, of `kept`, too large together; the first if none is so."""
@@ -122,7 +135,7 @@ class LayerSearch:
         return group or list(waiting[:1])
 
     def _room(self, loss: Loss) -> float:
-        """By what the noise may be multiplied."""
+        """By what the noise may be multiplied if a loss is in proportion to it."""
         return self._max_drop / max(loss.drop_points, 1e-9)
 
 
