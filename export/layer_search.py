@@ -22,9 +22,10 @@ _SWITCH = 0.002
 # neither give up layers for noise nor hand much to the verdict that fails there. With layers given back there is none:
 # of many trials some are lucky.
 _DOUBT = 1.0
-# How often layers are tried in INT8 again, and the share of the multiply-adds for which that is worth it.
+# How often layers are tried in INT8 again, and the share of the multiply-adds for which a try is worth it: each is
+# another chance that a layer which harms passes on these pictures.
 TRIALS = 10
-_LEAST_GAIN = 0.01
+_LEAST_GAIN = 0.02
 
 Measure: TypeAlias = Callable[[Sequence[Layer]], Loss]
 """The loss with these layers in FP16."""
@@ -105,9 +106,11 @@ class LayerSearch:
         waiting = sorted(self.order[: max(self._count - 1, 0)], key=lambda layer: -layer.multiply_adds)
         at_once, least = len(waiting), _LEAST_GAIN * _multiply_adds(self.order)
         for _ in range(TRIALS):
-            if self._room(loss) <= 1 or not waiting or _multiply_adds(waiting) < least:
-                break
             group = self._bearable(waiting, loss)[:at_once]
+            if _multiply_adds(group) < least:
+                group = waiting[:1]
+            if self._room(loss) <= 1 or _multiply_adds(group) < max(least, 1):
+                break
             self._given.append(group)
             tried = measure(self.kept)
             holds = self._holds(tried)
@@ -124,7 +127,7 @@ class LayerSearch:
         return not self._miss(loss, self.doubt)
 
     def _bearable(self, waiting: Sequence[Layer], loss: Loss) -> list[Layer]:
-        """Of the layers those that should not make `loss`, of `kept`, too large together; the first if none is so."""
+        """Of the layers those that should not make `loss`, of `kept`, too large together."""
         now = _noise(self.order) - _noise(self.kept)
         room = now * (self._room(loss) - 1)
         group = []
@@ -132,7 +135,7 @@ class LayerSearch:
             if layer.noise <= room:
                 group.append(layer)
                 room -= layer.noise
-        return group or list(waiting[:1])
+        return group
 
     def _room(self, loss: Loss) -> float:
         """By what the noise may be multiplied if a loss is in proportion to it."""
