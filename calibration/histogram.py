@@ -82,7 +82,7 @@ class Histogram:
 
     def _grow(self, exponent: int) -> None:
         if exponent > self.exponent:
-            self.counts = coarsen(self.counts, exponent - self.exponent)
+            self.counts[:] = coarsen(self.counts, exponent - self.exponent)
             self.exponent = exponent
 
     def symmetric_limit(self, method: str) -> float:

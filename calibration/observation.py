@@ -212,6 +212,7 @@ def _options(ort: Any, level: Any) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = level
+    options.enable_mem_pattern = False  # the outputs have their memory, and planning the rest doubles it
     return options
 
 

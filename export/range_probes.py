@@ -16,10 +16,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgevision.backends.onnxruntime import open_session
+from edgevision.backends.onnxruntime import open_batch_session
 from edgevision.errors import ModelError, SessionError
 from edgevision.export.graph import Graph, attribute
 from edgevision.export.structure import key
+from edgevision.export.verification import run_each
 
 _SAME_VALUES = frozenset(("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"))
 _RISING = frozenset(("Sigmoid", "Relu", "Clip", "LeakyRelu", "Tanh"))
@@ -69,9 +70,8 @@ def measure(graph: Graph, inputs: Iterable[NDArray[Any]], smallest: Iterable[str
             writer.add("least", name, writer.op("ReduceMin", writer.without_zeros(name), keepdims=0))
     measured = Measured()
     try:
-        session = open_session(writer.finish(), threads=1)
-        for tensor in inputs:
-            for output, value in session.run({session.inputs[0].name: tensor}).items():
+        for outputs in run_each(open_batch_session(writer.finish()), inputs):
+            for output, value in outputs.items():
                 for table, name in writer.places[output]:
                     _keep(getattr(measured, table), name, abs(float(value)), least=table == "least")
     except SessionError as error:

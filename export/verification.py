@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -16,9 +17,12 @@ from edgevision.backends.onnxruntime import OpenBatchSession, open_batch_session
 from edgevision.calibration import CalibrationImages
 from edgevision.errors import ModelError, SessionError
 from edgevision.kernels.cpu import Preprocessor
+from edgevision.machine import cores
 from edgevision.manifest import Preprocess
 
 PICTURES = 8
+_AT_ONCE = 2
+"""Inferences at one time, on as many cores: each needs memory of its own."""
 _BEST_BOXES = 100
 _ROUNDS = 15
 # Below these, a user should look before deploying: (scores' SQNR in dB, share of equal pixels).
@@ -112,7 +116,7 @@ def run_all(session: OpenBatchSession, inputs: Sequence[NDArray[Any]]) -> list[O
         ModelError: the graph does not run, or gives NaN or infinite values.
     """
     try:
-        results = [session.run(tensor) for tensor in inputs]
+        results = run_each(session, inputs)
     except SessionError as error:
         raise ModelError(f"the graph does not run: {error}") from error
     for outputs in results:
@@ -124,6 +128,16 @@ def run_all(session: OpenBatchSession, inputs: Sequence[NDArray[Any]]) -> list[O
                     "numbers leave the range of its precision: check the preprocessing, or export at --precision fp32"
                 )
     return results
+
+
+def run_each(session: OpenBatchSession, inputs: Iterable[NDArray[Any]]) -> list[Outputs]:
+    """Outputs for each input, which may be anything.
+
+    Raises:
+        SessionError: ONNX Runtime failed.
+    """
+    with ThreadPoolExecutor(min(_AT_ONCE, cores()), "inference") as pool:
+        return list(pool.map(session.run, inputs))
 
 
 def compare(reference: Sequence[Outputs], emitted: Sequence[Outputs]) -> dict[str, float]:

@@ -163,6 +163,8 @@ def _load(graph: bytes, *, threads: int, optimise: bool, exact: bool, batch: int
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    # A plan of all memory, made after the first run, needs as much again: worth it for many runs of one length only.
+    options.enable_mem_pattern = batch is not None
     if batch is not None:
         options.add_free_dimension_override_by_name(BATCH, batch)  # before it optimises: as fast as a fixed graph
     # Workers spin between the operators of one inference (asleep, two threads were no faster than one), and stop when

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +11,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from edgevision.backends.onnxruntime import open_session
+from edgevision.backends.onnxruntime import open_batch_session
 from edgevision.export.graph import Graph, attribute
 from edgevision.export.grids import Ranges, channel_sums, range_of, to_float, to_int8, weight_scales
 from edgevision.export.placement import Plan
 from edgevision.export.qdq import Activation, QdqWriter, read, shifted_bias
 from edgevision.export.repair.channel_classes import channel_axis
 from edgevision.export.structure import Weight, key, weight_of
+from edgevision.export.verification import run_each
 
 Floats = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def probe_layers(
     """
     writer = QdqWriter(graph.copy())
     source = writer.graph
-    layers: list[tuple[str, list[str], int]] = []
+    layers: dict[str, list[str]] = {}
     del source.proto.output[:]
     for node in list(source.nodes):
         writer.nodes.append(node)
@@ -74,18 +74,15 @@ def probe_layers(
             weight = weight_of(source, node)
             if weight is not None:
                 pair = (node.output[0], _twin(writer, node, weight, activation, clip))
-            layers.append((key(node), *_measure(writer, *pair, channel_axis(node))))
+            layers[key(node)] = _measure(writer, *pair, channel_axis(node))
     if not layers:
         return {}
-    session = open_session(writer.finish().serialize(), threads=1, exact=True)
-    measured: dict[str, list[Floats]] = {layer: [] for layer, _, _ in layers}
-    for tensor_in in inputs:
-        results = session.run({session.inputs[0].name: tensor_in})
-        for layer, names, count in layers:
-            values = np.stack([results[name].astype(np.float64) for name in names])
-            values[1::2] /= count
-            measured[layer].append(values)
-    return {layer: Probe(*np.stack(pictures, axis=1)) for layer, pictures in measured.items()}
+    session = open_batch_session(writer.finish().serialize(), exact=True)
+    pictures = run_each(session, inputs)
+    return {
+        layer: Probe(*(np.stack([results[name] for results in pictures]).astype(np.float64) for name in names))
+        for layer, names in layers.items()
+    }
 
 
 def _twin(writer: QdqWriter, node: onnx.NodeProto, weight: Weight, activation: Activation, clip: bool) -> str:
@@ -103,12 +100,8 @@ def _twin(writer: QdqWriter, node: onnx.NodeProto, weight: Weight, activation: A
     return str(twin.output[0])
 
 
-def _measure(writer: QdqWriter, exact: str, rounded: str, axis: int) -> tuple[list[str], int]:
-    """Append nodes for the mean and the sum of squares, per channel, of the difference and of `exact`.
-
-    Returns:
-        Their outputs' names, and how many values a channel has.
-    """
+def _measure(writer: QdqWriter, exact: str, rounded: str, axis: int) -> list[str]:
+    """Append nodes for the mean and the mean square, per channel, of the difference and of `exact`: their outputs."""
     shape = writer.graph.shape(exact) or ()
     channel = axis % len(shape)
     axes = writer.graph.add_constant("probe/axes", np.array([i for i in range(len(shape)) if i != channel], np.int64))
@@ -116,9 +109,12 @@ def _measure(writer: QdqWriter, exact: str, rounded: str, axis: int) -> tuple[li
     writer.nodes.append(helper.make_node("Sub", [rounded, exact], [difference]))
     found = []
     for name in (difference, exact):
-        for operator in ("ReduceMean", "ReduceSumSquare"):
-            found.append(writer.fresh(f"{name}/{operator}"))
-            writer.nodes.append(helper.make_node(operator, [name, axes], [found[-1]], keepdims=0))
+        square = writer.fresh(f"{name}/square")
+        # ReduceSumSquare would take three times as long.
+        writer.nodes.append(helper.make_node("Mul", [name, name], [square]))
+        for values in (name, square):
+            found.append(writer.fresh(f"{values}/mean"))
+            writer.nodes.append(helper.make_node("ReduceMean", [values, axes], [found[-1]], keepdims=0))
             info = helper.make_tensor_value_info(found[-1], onnx.TensorProto.FLOAT, [shape[channel]])
             writer.graph.proto.output.append(info)
-    return found, math.prod(shape) // shape[channel]
+    return found
