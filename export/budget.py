@@ -147,7 +147,7 @@ class Budget:
 
     def _most_runs(self, count: int) -> int:
         """Of a search whose first verdict holds."""
-        return self._runs["search"] * (2 + 2 * count.bit_length() + TRIALS) + 2 * self._runs["verdict"]
+        return self._runs["search"] * (2 + 4 * count.bit_length() + TRIALS) + 2 * self._runs["verdict"]
 
     def _report(self, result: Quantised, kept: Sequence[Layer], loss: Loss, problem: str) -> None:
         report, goal = self._prepared.report, self._goal

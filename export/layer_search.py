@@ -1,14 +1,17 @@
 """Which layers go to FP16: the first of one order, as many as it takes, and of those some back to INT8.
 
 The order is by the error that one multiply-add in FP16 removes, as sensitivity.py measures it one layer at a time. How
-many are needed is found by measuring the loss: by bisection, as more layers in FP16 lose less, but for noise. What
-harms alone need not harm beside others, and the last layer taken may do far more than was needed; so the dear ones of
-those taken are tried in INT8 again.
+many are needed is found by measuring the loss: by bisection, as more layers in FP16 lose less, but for noise. An order
+by such shares fills a knapsack badly where one layer has a large part of the multiply-adds; so the dearest are tried
+against cheaper ones that come after. And what harms alone need not harm beside others, and the last layer taken may do
+far more than was needed; so the dear ones of those taken are tried in INT8 again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -19,23 +22,44 @@ from edgevision.export.yardstick import Loss
 # a sum, which has next to none, would seem a bargain whatever it does.
 _SWITCH = 0.002
 # In standard errors, by how much a mean above the budget does not yet refute a candidate of the search, which should
-# neither give up layers for noise nor hand much to the verdict that fails there. With layers given back there is none:
-# of many trials some are lucky.
+# neither give up layers for noise nor hand much to the verdict that fails there. What is tried beyond that has none: of
+# many trials some are lucky.
 _DOUBT = 1.0
 # How often layers are tried in INT8 again, and the share of the multiply-adds for which a try is worth it: each is
 # another chance that a layer which harms passes on these pictures.
 TRIALS = 10
 _LEAST_GAIN = 0.02
+# How many dear layers are tried for cheaper ones.
+_EXCHANGES = 2
 
 Measure: TypeAlias = Callable[[Sequence[Layer]], Loss]
 """The loss with these layers in FP16."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The first `count` of an order without those given back; it may grow to the first `most`, and its loss may lie
+    beyond its bounds by `doubt` standard errors."""
+
+    order: tuple[Layer, ...]
+    count: int
+    most: int
+    doubt: float = 0.0
+    given: tuple[Layer, ...] = ()
+
+    @property
+    def kept(self) -> list[Layer]:
+        return [layer for layer in self.order[: self.count] if layer not in self.given]
+
+    def giving(self, layers: Sequence[Layer]) -> _Choice:
+        return dataclasses.replace(self, most=self.count, doubt=0.0, given=(*self.given, *layers))
 
 
 class LayerSearch:
     """One search; it may be taken up again after its result was refuted.
 
     Attributes:
-        order: all layers, those first that remove most noise for what they cost.
+        choice: of layers in FP16 now.
     """
 
     def __init__(self, layers: Sequence[Layer], max_drop: float, miss: Callable[[Loss, float], str]) -> None:
@@ -45,90 +69,116 @@ class LayerSearch:
             miss: why a loss is too much, where each figure may lie beyond its bound by so many of its standard errors;
                 empty where it is not.
         """
-        self.order = in_order(layers)
+        self._choice = _Choice(tuple(in_order(layers)), 0, len(layers), _DOUBT)
+        self._earlier: list[_Choice] = []  # less in INT8, each what the next was made from
         self._max_drop, self._miss = max(max_drop, 0.0), miss
-        self._count = 0
-        self._given: list[list[Layer]] = []
 
     @property
     def kept(self) -> list[Layer]:
         """The layers in FP16, in order."""
-        return [layer for layer in self.order[: self._count] if layer not in self.given_back]
+        return self._choice.kept
 
     @property
-    def given_back(self) -> list[Layer]:
+    def given_back(self) -> tuple[Layer, ...]:
         """Those that were in FP16, and are not now."""
-        return [layer for group in self._given for layer in group]
+        return self._choice.given
 
     @property
     def doubt(self) -> float:
         """By how many standard errors the loss of `kept` may lie beyond its bounds."""
-        return 0.0 if self._given else _DOUBT
+        return self._choice.doubt
 
     def run(self, measure: Measure, refuted: Loss | None = None) -> Loss:
         """The loss of `kept`, which is no miss unless that of all layers is one.
 
         Args:
-            refuted: of `kept` as an earlier run left it; what that gave back last returns to FP16 first.
+            refuted: of `kept` as an earlier run left it; what was won last is given up first.
         """
-        loss = refuted
-        while self._given:
-            self._given.pop()
-            loss = measure(self.kept)
-            if self._holds(loss):
-                return loss
-        loss = self._take(measure, loss)
-        return self._give_back(measure, loss) if self._holds(loss) else loss
+        loss, fresh = self._take(measure, refuted), not self._earlier
+        while not self._holds(loss) and self._earlier:
+            self._choice = self._earlier.pop()
+            loss = self._take(measure)
+        if fresh and self._holds(loss):
+            loss = self._give_back(measure, self._exchange(measure, loss))
+        return loss
 
-    def _take(self, measure: Measure, refuted: Loss | None) -> Loss:
+    def _take(self, measure: Measure, refuted: Loss | None = None) -> Loss:
         """Take as many layers as it needs, more than now where that was refuted."""
-        losses: dict[int, Loss] = {} if refuted is None else {self._count: refuted}
-        first, most = self._count, len(self.order)
+        first, most = self._choice.count, self._choice.most
+        losses = {} if refuted is None else {first: refuted}
+        holds = self._holding(measure, self._choice, losses)
+        if not holds(first) and first < most:
+            count = fewest(first, most, self._guess(losses[first]), holds)
+            self._choice = dataclasses.replace(self._choice, count=count)
+        return losses[self._choice.count]
+
+    def _holding(self, measure: Measure, choice: _Choice, losses: dict[int, Loss]) -> Callable[[int], bool]:
+        """Whether so many of the choice's layers hold; what is not among the losses is measured."""
 
         def holds(count: int) -> bool:
-            losses[count] = measure(self.order[:count])
-            return self._holds(losses[count])
+            if count not in losses:
+                losses[count] = measure(dataclasses.replace(choice, count=count).kept)
+            return not self._miss(losses[count], choice.doubt)
 
-        if (refuted is not None or not holds(first)) and first < most:
-            self._count = fewest(first, most, self._guess(losses[first]), holds)
-        return losses[self._count]
+        return holds
 
     def _guess(self, loss: Loss) -> int:
         """How many layers it should take, from the `loss` of those taken now."""
-        left = list(accumulate((-layer.noise for layer in self.order), initial=_noise(self.order)))
-        allowed = left[self._count] * self._room(loss)
-        most = len(self.order)
-        return next((count for count in range(self._count + 1, most) if left[count] <= allowed), most)
+        order, most = self._choice.order, self._choice.most
+        left = list(accumulate((-layer.noise for layer in order), initial=_noise(order)))
+        allowed = left[self._choice.count] * self._room(loss)
+        return next((count for count in range(self._choice.count + 1, most) if left[count] <= allowed), most)
+
+    def _exchange(self, measure: Measure, loss: Loss) -> Loss:
+        """Dear layers for others that are cheaper together, or for none."""
+        for layer in sorted(self.kept, key=_cost)[:_EXCHANGES]:
+            order, count = self._choice.order, self._choice.count
+            others = (*(other for other in order if other != layer), layer)
+            bound = _multiply_adds(self.kept) - _LEAST_GAIN * _multiply_adds(order)
+            most = sum(cost <= bound for cost in accumulate(other.multiply_adds for other in others))
+            changed, losses = _Choice(others, most, most), dict[int, Loss]()
+            holds = self._holding(measure, changed, losses)
+            if most >= count and holds(most):
+                self._earlier.append(self._choice)
+                first = (
+                    count - 1 if layer == order[count - 1] else count - 2
+                )  # the last one alone is known to be needed
+                self._choice = dataclasses.replace(changed, count=fewest(first, most, most, holds))
+                loss = losses[self._choice.count]
+        return loss
 
     def _give_back(self, measure: Measure, loss: Loss) -> Loss:
         """Layers back to INT8, the dearest first: those together that should be borne, then fewer."""
         # the last one's absence was measured when it was taken
-        waiting = sorted(self.order[: max(self._count - 1, 0)], key=lambda layer: -layer.multiply_adds)
-        at_once, least = len(waiting), _LEAST_GAIN * _multiply_adds(self.order)
+        waiting = sorted(self.kept[:-1], key=_cost)
+        at_once, least = len(waiting), _LEAST_GAIN * _multiply_adds(self._choice.order)
         for _ in range(TRIALS):
             group = self._bearable(waiting, loss)[:at_once]
             if _multiply_adds(group) < least:
                 group = waiting[:1]
             if self._room(loss) <= 1 or _multiply_adds(group) < max(least, 1):
                 break
-            self._given.append(group)
+            before = self._choice
+            self._choice = before.giving(group)
             tried = measure(self.kept)
             holds = self._holds(tried)
             if holds:
+                self._earlier += [before, before.giving(group[: len(group) // 2])][: len(group)]
                 loss, at_once = tried, 2 * len(group)
             else:
-                self._given.pop()
+                self._choice = before
                 at_once = max(len(group) // 2, 1)
             if holds or len(group) == 1:
                 waiting = [layer for layer in waiting if layer not in group]
         return loss
 
     def _holds(self, loss: Loss) -> bool:
+        """Whether that is small enough of what is chosen now."""
         return not self._miss(loss, self.doubt)
 
     def _bearable(self, waiting: Sequence[Layer], loss: Loss) -> list[Layer]:
         """Of the layers those that should not make `loss`, of `kept`, too large together."""
-        now = _noise(self.order) - _noise(self.kept)
+        now = _noise(self._choice.order) - _noise(self.kept)
         room = now * (self._room(loss) - 1)
         group = []
         for layer in waiting:
@@ -140,6 +190,11 @@ class LayerSearch:
     def _room(self, loss: Loss) -> float:
         """By what the noise may be multiplied if a loss is in proportion to it."""
         return self._max_drop / max(loss.drop_points, 1e-9)
+
+
+def _cost(layer: Layer) -> int:
+    """Sorts the dearest first."""
+    return -layer.multiply_adds
 
 
 def _noise(layers: Sequence[Layer]) -> float:
