@@ -70,12 +70,12 @@ class Counter:
                 raise ValueError("not finite")
             if low < histogram.minimum or high > histogram.maximum:
                 if self._pending and max(high, -low) >= histogram.width * BINS:
-                    self._flush(histogram, lowest < 0)
+                    self._flush(histogram, lowest, highest)
                 histogram.extend(low, high)
             lowest, highest = min(lowest, low), max(highest, high)
             self._encode(block, every, phase % every, np.float32(1 / histogram.width))
         if self._pending:
-            self._flush(histogram, lowest < 0)
+            self._flush(histogram, lowest, highest)
         return lowest, highest
 
     def _encode(self, block: NDArray[np.float32], every: int, phase: int, scale: np.float32) -> None:
@@ -88,20 +88,21 @@ class Counter:
         np.multiply(block, scale, out=codes, casting="unsafe")
         self._pending += block.size
 
-    def _flush(self, histogram: Histogram, signed: bool) -> None:
-        """Count the pending bin numbers: in -BINS..BINS if `signed`, else in 0..BINS."""
+    def _flush(self, histogram: Histogram, lowest: float, highest: float) -> None:
+        """Count the pending bin numbers, of values in lowest..highest: the bins beyond stay out of the cache."""
         numbers, codes, self._pending = self._numbers[: self._pending], self._codes[: self._pending], 0
-        if signed:
-            codes += BINS
-            found = self._histogram(numbers, 2 * BINS)
-            histogram.counts[0] += found[BINS:]
-            histogram.counts[1, 1:] += found[BINS - 1 : 0 : -1]
+        below, above = (int(max(end, 0.0) / histogram.width) + 1 for end in (-lowest, highest))
+        if lowest < 0:
+            codes += below
+            found = self._histogram(numbers, below + above)
+            histogram.counts[0, :above] += found[below:]
+            histogram.counts[1, 1:below] += found[below - 1 : 0 : -1]
             return
         # Bin 0 wraps around to the top and is cut to BINS, BINS + 1, ... in turn; the others move down by one.
         numbers -= 1
         np.minimum(numbers, _zeros()[: numbers.size], out=numbers)
         found = self._histogram(numbers, BINS + _SPREAD)
-        histogram.counts[0, 1:] += found[: BINS - 1]
+        histogram.counts[0, 1:above] += found[: above - 1]
         histogram.counts[0, 0] += found[BINS:].sum()
 
     def _histogram(self, numbers: NDArray[np.uint16], bins: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ decoded outputs are computed with the tensors that are observed.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -76,6 +77,7 @@ class Objects:
         return grouped.take(cells[phase % every :: every], axis=1)
 
 
+@functools.cache
 def map_size(shape: tuple[Any, ...], input_hw: tuple[int, int]) -> tuple[int, int] | None:
     """Height and width of a tensor that shows the whole input at one stride; None of any other."""
     if len(shape) != 4 or shape[0] != 1 or min(shape[2:]) < 2:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from edgevision.export.placement_cpu import CpuSite
 from edgevision.export.qdq import Grid, QdqWriter
 from edgevision.export.stem import GROUP, Fold, fold_of
 from edgevision.export.structure import activations, bounds, key, weight_of
+from edgevision.machine import cores
 from edgevision.optional import require
 
 
@@ -75,6 +77,7 @@ class _CpuEmitter:
         self.steps: dict[str, str] = {}
 
     def run(self) -> Graph:
+        self._find_ranges()
         dropped = {site.absorbed for site in self.plan.cpu_sites.values()}
         if self.pixels is not None:
             dropped.add(self.pixels.tensor)
@@ -88,6 +91,12 @@ class _CpuEmitter:
         if self.pixels is not None:
             self.pixels.declare(self.graph)
         return self.writer.finish()
+
+    def _find_ranges(self) -> None:
+        """Search for the ends of the grids on all cores; the ranges remember them."""
+        tensors = {site.tensor for site in self.plan.cpu_sites.values() if site.grid_of is None}
+        with ThreadPoolExecutor(cores(), "grids") as pool:
+            list(pool.map(lambda name: self.ranges[name].affine_range(self.method), tensors & self.ranges.keys()))
 
     def _quantized(self, node: onnx.NodeProto, site: CpuSite) -> None:
         """Append `node` with dequantised inputs and Q/DQ on its output, which keeps its name for all readers."""

@@ -18,7 +18,6 @@ from edgevision.export.placement import Plan
 from edgevision.export.qdq import Activation, QdqWriter, read, shifted_bias
 from edgevision.export.repair.channel_classes import channel_axis
 from edgevision.export.structure import Weight, key, weight_of
-from edgevision.export.verification import run_each
 
 Floats = NDArray[np.float64]
 
@@ -78,7 +77,7 @@ def probe_layers(
     if not layers:
         return {}
     session = open_batch_session(writer.finish().serialize(), exact=True)
-    pictures = run_each(session, inputs)
+    pictures = [session.run(tensor) for tensor in inputs]  # two at once would set the export's peak of memory
     return {
         layer: Probe(*(np.stack([results[name] for results in pictures]).astype(np.float64) for name in names))
         for layer, names in layers.items()
