@@ -88,7 +88,8 @@ class Budget:
         with Progress("meeting the accuracy budget", self._most_runs(every), quiet=self._quiet) as progress:
 
             def measure(kept: Sequence[Layer]) -> Loss:
-                typed = len(kept) == every  # float16 is all that is left to lose by
+                # float16 is all that is left to lose by, or what the verdict, which sees it, may have refuted
+                typed = len(kept) == every or refuted is not None
                 loss = candidates.judge(kept, seeds, progress, typed=typed)
                 self._note(kept, search.given_back, loss, search.doubt)
                 return loss
