@@ -136,15 +136,20 @@ class LayerSearch:
             others = (*(other for other in order if other != layer), layer)
             bound = _multiply_adds(self.kept) - _LEAST_GAIN * _multiply_adds(order)
             most = sum(cost <= bound for cost in accumulate(other.multiply_adds for other in others))
-            changed, losses = _Choice(others, most, most), dict[int, Loss]()
-            holds = self._holding(measure, changed, losses)
-            if most >= count and holds(most):
-                self._earlier.append(self._choice)
+            if most < count:
+                continue
+            before, losses = self._choice, dict[int, Loss]()
+            self._choice = _Choice(others, most, most)
+            holds = self._holding(measure, self._choice, losses)
+            if holds(most):
                 first = (
                     count - 1 if layer == order[count - 1] else count - 2
                 )  # the last one alone is known to be needed
-                self._choice = dataclasses.replace(changed, count=fewest(first, most, most, holds))
+                self._earlier.append(before)
+                self._choice = dataclasses.replace(self._choice, count=fewest(first, most, most, holds))
                 loss = losses[self._choice.count]
+            else:
+                self._choice = before
         return loss
 
     def _give_back(self, measure: Measure, loss: Loss) -> Loss:

@@ -66,7 +66,15 @@ def test_a_dear_layer_is_exchanged_for_cheaper_ones_behind_it() -> None:
     network = Network(big=(100, 9.0, 0.9), **small)
     search = network.search()
     assert in_order(network.layers)[0].key == "big"
-    loss = search.run(network)
+    doubts = []
+
+    def measure(kept: Sequence[Layer]) -> Loss:
+        doubts.append((len(kept), search.doubt))
+        return network(kept)
+
+    loss = search.run(measure)
+    assert doubts[0] == (0, 1.0)
+    assert (8, 0.0) in doubts
     assert (loss.drop_points, len(search.kept)) == (pytest.approx(0.9), 8)
     assert "big" not in names(search.kept)
 
