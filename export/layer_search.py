@@ -142,9 +142,8 @@ class LayerSearch:
             self._choice = _Choice(others, most, most)
             holds = self._holding(measure, self._choice, losses)
             if holds(most):
-                first = (
-                    count - 1 if layer == order[count - 1] else count - 2
-                )  # the last one alone is known to be needed
+                # the prefix without its last one did not hold, nor does that without this layer
+                first = count - 1 if layer == order[count - 1] else count - 2
                 self._earlier.append(before)
                 self._choice = dataclasses.replace(self._choice, count=fewest(first, most, most, holds))
                 loss = losses[self._choice.count]
