@@ -86,7 +86,7 @@ def _measure(subject: Subject, args: argparse.Namespace) -> Iterable[tuple[str, 
     }
     bundles = {"INT8, default": (store.folder / "default.edge", {})}
     if not args.without_budget:
-        bundles[f"INT8, --max-drop {budget}"] = (store.folder / "budget.edge", {"max_drop": budget})
+        bundles[f"INT8, --max-drop {budget:g}"] = (store.folder / "budget.edge", {"max_drop": budget})
     found: dict[str, dict[str, Any]] = {}
     for title, (bundle, more) in bundles.items():
 
