@@ -77,7 +77,7 @@ class Objects:
         return grouped.take(cells[phase % every :: every], axis=1)
 
 
-@functools.cache
+@functools.lru_cache(1 << 10)
 def map_size(shape: tuple[Any, ...], input_hw: tuple[int, int]) -> tuple[int, int] | None:
     """Height and width of a tensor that shows the whole input at one stride; None of any other."""
     if len(shape) != 4 or shape[0] != 1 or min(shape[2:]) < 2:

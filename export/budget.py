@@ -181,5 +181,5 @@ class Budget:
         if not problem and report.int8_macs_share < _LEAST_SHARE:
             report.warnings.append(
                 f"to meet the accuracy budget only {report.int8_macs_share:.0%} of the multiply-adds stay in INT8: "
-                "--precision fp16 is hardly slower then, and loses nothing"
+                "--precision fp16 loses less; on the board, edgevision build --compare-fp16 tells which is faster"
             )

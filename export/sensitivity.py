@@ -93,6 +93,7 @@ def telling_inputs(
         chosen = dict.fromkeys(i * len(dataset.pictures) // _CANDIDATES for i in range(_CANDIDATES))
         inputs = tensors_of(prepared.preprocess, (dataset.pictures[i].read() for i in chosen))
     session = open_graph(prepared.graph.serialize(), exact=True)
+    # one by one: the class scores of a picture may take tens of megabytes
     shown = [_shown(run_all(session, [tensor])[0], len(prepared.labels)) for tensor in inputs]
     telling = (np.array(shown) / np.maximum(np.sum(shown, axis=0), _LEAST)).sum(axis=1)
     if not np.ptp(telling):

@@ -111,7 +111,7 @@ class OpenBatchSession:
 
 
 def open_batch_session(graph: bytes, *, threads: int = 1, exact: bool = False) -> OpenBatchSession:
-    """Load a graph whose batch is open (GraphInfo.dynamic_batch), for batches of changing length.
+    """Load a graph for a few runs or, where its batch is open (GraphInfo.dynamic_batch), batches of changing length.
 
     Args:
         graph, threads, exact: see open_session.
